@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 MINIATURE = Path(__file__).parent / "world" / "weights"
 """The embedded models: `pipeline/` for diffusers, `clip/` for open_clip."""
-FAMILIES = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl"}
-"""Pipeline classes that the harness can train and sample, and the name of their family."""
+FAMILIES = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl"}  # trained and sampled by one code
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _HASHES: dict[tuple, str] = {}
 
@@ -100,14 +99,14 @@ def _check_weights(folder: Path) -> None:
     """A component needs its weights as safetensors; pickles and Git LFS pointers are named as such."""
     found = sorted(folder.glob("*.safetensors"))
     if not found:
-        pickles = [p.name for p in folder.glob("*") if p.suffix in PICKLES] if folder.is_dir() else []
+        pickles = [p.name for p in folder.glob("*") if p.suffix in PICKLES]
         if pickles:
             raise HarnessError(f"{folder}: the weights are a pickle ({pickles[0]}), which can run code when it is read; "
                                "convert them to safetensors.")
         raise HarnessError(f"{folder}: no weights (*.safetensors); the download or copy of the model is incomplete.")
     for path in found:
         with open(path, "rb") as file:
-            if file.read(20).startswith(b"version https://git-"):
+            if file.read(20).startswith(b"version https://git"):
                 raise HarnessError(f"{path}: a Git LFS pointer instead of weights; run `git lfs pull` in that folder.")
 
 
@@ -136,8 +135,9 @@ def _present(folder: Path, what: str) -> Path:
 
 def _from_hub(name: str, download: Callable[[], Any]) -> Any:
     """Run a download; whatever goes wrong becomes one sentence that says what to do."""
-    from huggingface_hub import errors
+    from huggingface_hub import errors, logging
 
+    logging.set_verbosity_error()
     try:
         return download()
     except errors.GatedRepoError as error:
@@ -146,8 +146,8 @@ def _from_hub(name: str, download: Callable[[], Any]) -> Any:
     except errors.RepositoryNotFoundError as error:
         raise HarnessError(f"{name}: the hub has no such model, or it is private; check the spelling.") from error
     except Exception as error:  # the hub's client raises a dozen kinds for "no network"
-        raise HarnessError(f"{name}: cannot be fetched from the hub and is not in the local cache "
-                           f"({_first_line(error)}); go online, or give a folder that holds the model.") from error
+        raise HarnessError(f"{name}: cannot be fetched from the hub and is not in the local cache ({type(error).__name__}); "
+                           "go online, or give a folder that holds the model.") from error
 
 
 def _dtype(target: str) -> torch.dtype:
@@ -196,8 +196,8 @@ def weights_hash(folder_or_name: str | Path) -> str:
     if not key:
         raise HarnessError(f"{root}: no weights and no configuration to take a hash of.")
     if key not in _HASHES:
-        names = (p.relative_to(root).as_posix() if p != root else "weights" for p in files)
-        _HASHES[key] = sha256("\n".join(f"{n} {sha256(p)}" for n, p in zip(names, files, strict=True)).encode())
+        lines = (f"{p.relative_to(root).as_posix() if p != root else 'weights'} {sha256(p)}" for p in files)
+        _HASHES[key] = sha256("\n".join(lines).encode())
     return _HASHES[key]
 
 
@@ -278,8 +278,7 @@ def _clip_source(clip: str) -> tuple[str, str | None, Path]:
         return clip, None, _safe_file(clip, _from_hub(clip, lambda: open_clip.download_pretrained_from_hf(name)))
     arch, _, tag = clip.partition("/")
     if not tag or tag not in open_clip.list_pretrained_tags_by_model(arch):
-        raise HarnessError(f"{clip}: neither 'miniature', nor an open_clip folder, nor architecture/tag as open_clip lists "
-                           "them, like ViT-B-32/laion2b_s34b_b79k.")
+        raise HarnessError(f"{clip}: neither 'miniature', nor an open_clip folder, nor a name like ViT-B-32/laion2b_s34b_b79k.")
     path = _from_hub(clip, lambda: open_clip.download_pretrained(open_clip.get_pretrained_cfg(arch, tag)))
     return arch, tag, _safe_file(clip, path)
 
