@@ -10,7 +10,7 @@ import pytest
 from harness import embed
 from harness.errors import HarnessError
 from harness.images import ImageSet, open_set
-from tests.drawn import ColourLayout, crossed, folder, portraits
+from drawn import ColourLayout, crossed, folder, portraits
 
 QUIET = {"progress": lambda event: None}
 
