@@ -1,0 +1,88 @@
+"""What decides a run's result, the hash of it, and how two runs differ in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness import manifest, provenance
+from harness.errors import HarnessError
+from harness.notebooks import Notebook
+
+SHOWN = 6  # differences named one by one; more are counted
+
+
+def facts(notebook: Notebook | None, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that decides the result of a notebook with these parameters (None: its file is not to be found)."""
+    return manifest.plain({
+        "notebook": notebook.code_sha256 if notebook else None, "code": provenance.code(), "parameters": dict(resolved),
+        "inputs": inputs(resolved), "packages": provenance.versions_that_matter(), "device": provenance.device_class(),
+    })
+
+
+def run_id(found: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that name these facts."""
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def inputs(resolved: Mapping[str, Any]) -> dict[str, str]:
+    """The hash of every file or folder that a text parameter names, so that a changed input makes a new run."""
+    found = {}
+    for name, value in resolved.items():
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str) and _is_path(word):
+                found[f"{name}={word}"] = provenance.sha256(Path(word).expanduser())
+    return found
+
+
+def _is_path(word: str) -> bool:
+    try:
+        return word.strip(". ") != "" and Path(word).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long a name, a NUL, an unknown ~user
+        return False
+
+
+def why_new(parent: Path, notebook: str, found: Mapping[str, Any]) -> str:
+    """How a run differs from the nearest earlier run of the same notebook."""
+    nearest = min((_differences(earlier, found) for earlier in _earlier(parent, notebook)), key=len, default=None)
+    if nearest is None:
+        return "new: the first run of this notebook here"
+    if not nearest:
+        return "new: asked for once more (--force)"
+    more = f"; and {len(nearest) - SHOWN} more" if len(nearest) > SHOWN else ""
+    return f"new: {'; '.join(nearest[:SHOWN])}{more}"
+
+
+def _earlier(parent: Path, notebook: str) -> list[dict[str, Any]]:
+    rows = []
+    for path in parent.glob(f"{notebook}-*/{manifest.NAME}"):
+        try:
+            before = manifest.read(path.parent)
+        except HarnessError as error:
+            print(f"left out: {error}")
+            continue
+        if before["notebook"] == notebook:
+            rows.append((before["timings"]["started"], {**before["identity"], "parameters": before["parameters"]["resolved"]}))
+    return [row for _, row in sorted(rows, key=lambda row: row[0], reverse=True)]
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In words, settings first: ``steps 20 → 30; diffusers 0.42.1 → 0.42.2; harness/stats.py changed``."""
+    found = [f"`{name}` {_short(a)} → {_short(b)}" for name, a, b in _changed(then["parameters"], now["parameters"])]
+    found += [f"{name} {_short(a)} → {_short(b)}" for name, a, b in _changed(then["packages"], now["packages"])]
+    found += [f"input {name} changed" for name, _, _ in _changed(then["inputs"], now["inputs"])]
+    found += [f"device {then['device']} → {now['device']}"] if then["device"] != now["device"] else []
+    found += ["the notebook's code changed"] if then["notebook"] != now["notebook"] else []
+    return found + [f"{name} changed" for name, _, _ in _changed(then["code"], now["code"])]
+
+
+def _changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    names = sorted({*then, *now})
+    return [(name, then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name) or (name in then) != (name in now)]
+
+
+def _short(value: Any) -> str:
+    return "none" if value is None else str(value)[:60]

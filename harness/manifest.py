@@ -1,0 +1,112 @@
+"""The file ``manifest.json`` of a run: read, written whole, and held against what lies beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness import provenance
+from harness.errors import HarnessError
+
+NAME, SAVED, PARTIAL = "manifest.json", "notebook.ipynb", "notebook.part.ipynb"
+SCHEMA = 1
+RUNNING, COMPLETE, FAILED = "running", "complete", "failed"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest of a run's folder; raises HarnessError when it is missing or broken."""
+    path = folder / NAME
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise HarnessError(f"{folder}: not the folder of a run, it holds no {NAME}") from error
+    except ValueError as error:
+        raise HarnessError(f"{path}: broken ({error}); move the folder away and run again") from error
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise HarnessError(f"{path}: its schema is not {SCHEMA}; this version cannot read it, move the folder away and run again")
+    return found
+
+
+def write(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write the manifest whole, with everything that looks like a secret masked."""
+    from harness.images import atomic_write
+
+    atomic_write(folder / NAME, json.dumps(provenance.mask(plain(facts)), indent=1, ensure_ascii=False) + "\n")
+
+
+def status(folder: Path) -> str:
+    """The status of a run's folder; "" where there is no manifest."""
+    return read(folder)["status"] if (folder / NAME).exists() else ""
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it; raises HarnessError for what JSON cannot hold (NaN, infinity, objects)."""
+    try:
+        return json.loads(json.dumps(value, default=_plain, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise HarnessError(f"a manifest cannot hold {str(value)[:80]!r}: {error}; pass text, finite numbers, lists and dicts") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    for method in ("tolist", "isoformat"):  # numpy's scalars and arrays; dates
+        if hasattr(value, method):
+            return getattr(value, method)()
+    raise TypeError(f"{type(value).__name__} is not plain")
+
+
+def output_files(folder: Path, named: Iterable[Path | str]) -> list[str]:
+    """Names, relative to the run's folder, of the files in ``named``; folders stand for all files in them."""
+    found: dict[str, None] = {}
+    for name in named:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise HarnessError(f"{path}: an output must lie in the run's folder {folder}")
+        if not path.exists():
+            raise HarnessError(f"{path}: named as an output, but it was not written")
+        found.update((file.relative_to(folder.resolve()).as_posix(), None) for file in provenance.files(path))
+    return [name for name in found if name not in (NAME, SAVED, PARTIAL) and not name.endswith(".tmp")]
+
+
+def changed_outputs(folder: Path) -> dict[str, str]:
+    """Outputs of a finished run that are "gone" or "changed" since."""
+    found = {}
+    for name, digest in read(folder)["outputs"].items():
+        if not (folder / name).is_file():
+            found[name] = "gone"
+        elif provenance.sha256(folder / name) != digest:
+            found[name] = "changed"
+    return found
+
+
+def process() -> dict[str, Any]:
+    """This process, so that others can tell whether it still lives."""
+    import psutil
+
+    return {"pid": os.getpid(), "created": psutil.Process().create_time(), "host": socket.gethostname()}
+
+
+def is_alive(other: Mapping[str, Any]) -> bool:
+    """Whether another process on this machine still lives; one on another machine counts as gone."""
+    import psutil
+
+    if other["host"] != socket.gethostname() or other["pid"] == os.getpid():
+        return False
+    try:
+        return abs(psutil.Process(other["pid"]).create_time() - other["created"]) < 2
+    except psutil.Error:
+        return False
+
+
+def now() -> datetime.datetime:
+    """This moment, in UTC."""
+    return datetime.datetime.now(datetime.timezone.utc)

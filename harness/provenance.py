@@ -1,0 +1,198 @@
+"""What a run was made with: code, packages, git and hardware, with nothing secret in it.
+
+The environment is never written down: tokens live there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+CHUNK = 1 << 20
+IGNORED = {"__pycache__", ".git", ".venv", ".ipynb_checkpoints", ".DS_Store"}
+# Versions that can change a pixel or a score; the manifest lists all packages, the run's id only these.
+MATTERS = (
+    "accelerate", "dicebear-core", "dicebear-styles", "diffusers", "numpy", "onnxruntime", "open_clip_torch", "pandas", "peft",
+    "pillow", "resvg_py", "safetensors", "scipy", "tokenizers", "torch", "torchvision", "transformers",
+)
+SECRET = re.compile(
+    r"hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|sk-[\w-]{20,}|AKIA[0-9A-Z]{16}|"
+    r"AIza[\w-]{30,}|xox[abprs]-[\w-]{10,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*|(?<=://)[^/\s@:]*:[^/\s@]+(?=@)|"
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+)
+MASK = "***"
+TELLING = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, or of a folder: of its files' names and hashes in order."""
+    if path.is_dir():
+        rows = [f"{file.relative_to(path).as_posix()} {sha256(file)}" for file in files(path)]
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def files(path: Path) -> Iterator[Path]:
+    """The files under a folder in a stable order, without caches; the path itself when it is a file."""
+    if not path.is_dir():
+        yield path
+        return
+    for child in sorted(path.iterdir()):
+        if child.name not in IGNORED and child.suffix != ".pyc":
+            yield from files(child)
+
+
+def code() -> dict[str, str]:
+    """The hash of every file of this package, shipped weights and templates included."""
+    return {f"harness/{file.relative_to(PACKAGE).as_posix()}": _hash_once(file, _stamp(file)) for file in files(PACKAGE)}
+
+
+@cache
+def _hash_once(path: Path, stamp: tuple[int, int]) -> str:
+    return sha256(path)[:16]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def packages() -> dict[str, str]:
+    """Name and version of every installed package."""
+    found = {item.metadata["Name"]: item.version for item in importlib.metadata.distributions() if item.metadata["Name"]}
+    return dict(sorted(found.items(), key=lambda row: row[0].lower()))
+
+
+def versions_that_matter() -> dict[str, str]:
+    """The versions that belong to a run's identity, and Python's own."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for name in MATTERS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git(folder: Path) -> dict[str, Any]:
+    """Origin without credentials, commit, and whether and how the work tree differs from it.
+
+    ``diff_sha256`` covers the difference to the commit and the untracked files that git does not ignore.
+    """
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return {"commit": None, "why": "not in a git repository with a commit, or git is not installed"}
+    difference = _git(folder, "diff", "HEAD", "--binary") or ""
+    top = Path(_git(folder, "rev-parse", "--show-toplevel") or folder)
+    new = (_git(top, "ls-files", "--others", "--exclude-standard") or "").splitlines()
+    rows = [f"{name} {sha256(top / name)}" for name in sorted(new) if (top / name).is_file()]
+    dirty = bool(difference or rows)
+    digest = hashlib.sha256("\n".join([difference, *rows]).encode()).hexdigest() if dirty else None
+    origin = re.sub(r"(?<=://)[^/@]*@", "", _git(folder, "remote", "get-url", "origin") or "")
+    return {"origin": mask(origin) or None, "commit": commit, "dirty": dirty, "diff_sha256": digest}
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    command = ["git", "-C", str(folder), "-c", "core.quotepath=off", *words]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else None
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, memory, and the GPUs with their driver. Asks the driver, so that torch need not be imported."""
+    return {
+        "system": platform.platform(), "machine": platform.machine(), "cores": os.cpu_count(),
+        "memory_bytes": memory_bytes(), "gpus": gpus(), "python": platform.python_version(),
+    }
+
+
+def device_class() -> str:
+    """What decides pixels besides code: the GPU's name, "mps", or "cpu"."""
+    found = gpus()
+    if found:
+        return found[0]["name"]
+    return "mps" if sys.platform == "darwin" and platform.machine() == "arm64" else "cpu"
+
+
+@cache
+def gpus() -> list[dict[str, str]]:
+    """Name, memory and driver of each NVIDIA GPU that a run may use."""
+    if not shutil.which("nvidia-smi") or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return []
+    fields = ["name", "memory.total", "driver_version"]
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    rows = [line.split(", ") for line in done.stdout.splitlines()] if done.returncode == 0 else []
+    return [dict(zip(("name", "memory", "driver"), row)) for row in rows if len(row) == len(fields)]
+
+
+def memory_bytes() -> int:
+    """The memory of this machine in bytes."""
+    import psutil
+
+    return psutil.virtual_memory().total
+
+
+def peak_memory() -> dict[str, int]:
+    """The most memory this process has held so far, in bytes, on the host and (where torch used one) on the GPU."""
+    found = {"host_bytes": _peak_host()}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        found["gpu_bytes"] = torch.cuda.max_memory_allocated()
+    return found
+
+
+def _peak_host() -> int:
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def is_secret(value: Any) -> bool:
+    """Whether a text holds a token, a key, a URL with a password, or the value of a variable named like one."""
+    return isinstance(value, str) and mask(value) != value
+
+
+def mask(value: Any) -> Any:
+    """The same value with everything that looks like a secret replaced by ``***``, inside dicts and lists too."""
+    if isinstance(value, str):
+        for secret in _secrets_of_environment():
+            value = value.replace(secret, MASK)
+        return SECRET.sub(MASK, value)
+    if isinstance(value, dict):
+        return {mask(key): mask(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [mask(item) for item in value]
+    return value
+
+
+def _secrets_of_environment() -> list[str]:
+    """Values of variables named like secrets; short ones are left out, they would mask ordinary words."""
+    found = {value for name, value in os.environ.items() if TELLING.search(name) and len(value) >= 12}
+    return sorted((value for value in found if not Path(value).exists()), key=len, reverse=True)
