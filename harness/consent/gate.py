@@ -101,10 +101,11 @@ def _why_not(book: Ledger, records: list[Record], artist: str, use: str, day: da
         return f"under contradictory records: {named}"
     if no:
         return ", ".join(f"{state} ({_where(book, record)})" for record, state in no)
-    if any(record.subject == artist for record in yes):
+    own = [(record, state) for record, state in asked if record.subject == artist]
+    if any(state == "allowed" for _, state in own):
         return ""
-    if asked and not yes:  # expired or not yet granted
-        return ", ".join(f"{state} ({_where(book, record)})" for record, state in asked)
+    if own:  # expired or not yet granted
+        return ", ".join(f"{state} ({_where(book, record)})" for record, state in own)
     scopes = sorted({record.use for record in records if record.subject == artist})
     return f"out of scope (recorded only for {', '.join(scopes)})" if scopes else "without any record"
 
