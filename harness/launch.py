@@ -69,7 +69,7 @@ def execute(notebook: notebooks.Notebook, run: runs.Run) -> int:
     except KeyboardInterrupt:
         error = (None, "", "KeyboardInterrupt: stopped by Ctrl-C; the same command goes on from what was finished")
     except Exception as problem:  # a cell, the kernel, papermill itself: all of them end in the manifest
-        error = _describe(problem)
+        error = _describe(problem, partial)
     finally:
         del os.environ[runs.FOLDER]
     if error is None and run.manifest["status"] == manifest.RUNNING:
@@ -82,19 +82,31 @@ def execute(notebook: notebooks.Notebook, run: runs.Run) -> int:
 
 def _papermill(source: Path, saved: Path, parameters: Mapping[str, Any]) -> None:
     import papermill
+    from traitlets.config import Config
 
     papermill.execute_notebook(
         source, saved, parameters=dict(parameters), kernel_name="python3", progress_bar=False,
         stdout_file=sys.stdout, stderr_file=sys.stderr, autosave_cell_every=0,
+        config=Config(KernelManager={"transport_encryption": "auto"}),  # other users of this machine could listen
     )
 
 
-def _describe(problem: Exception) -> tuple[int | None, str, str]:
+def _describe(problem: Exception, partial: Path) -> tuple[int | None, str, str]:
     """Cell number, source and reason of what papermill raised."""
     if type(problem).__name__ == "PapermillExecutionError":
         return problem.exec_count, problem.source, f"{problem.ename}: {problem.evalue}"
     hint = "; the kernel was killed, most often because memory ran out" if "DeadKernel" in type(problem).__name__ else ""
-    return None, "", f"{type(problem).__name__}: {problem}{hint}"
+    return *_cell_begun(partial), f"{type(problem).__name__}: {problem}{hint}"
+
+
+def _cell_begun(partial: Path) -> tuple[int | None, str]:
+    """Number and source of the last cell that papermill began, by the notebook that it saves as it goes."""
+    if not partial.exists():
+        return None, ""
+    code = [cell for cell in notebooks.load(partial)["cells"] if cell["cell_type"] == "code"]
+    begun = [(number, notebooks.text(cell)) for number, cell in enumerate(code, 1)
+             if cell["metadata"].get("papermill", {}).get("start_time")]
+    return begun[-1] if begun else (None, "")
 
 
 def _keep_notebook(partial: Path, final: Path) -> None:
