@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 # Only formats whose decoders run no other program (an EPS would start a PostScript interpreter).
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, MemoryError,
           Image.DecompressionBombError)
 # Identifiers and sentences stay text: an artist called 07 is not the number 7, a prompt "null" is not missing.

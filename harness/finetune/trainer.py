@@ -105,8 +105,7 @@ def train(loop: Loop, parameters: dict[str, torch.nn.Parameter], loss: Callable[
                 if at_checkpoint:
                     at_checkpoint(step + 1)
     except KeyboardInterrupt:
-        kept = len(history) // loop.checkpoint_every * loop.checkpoint_every
-        progress({"stage": "train", "note": f"stopped; step {kept} is kept, and the same call goes on from there"})
+        progress({"stage": "train", "note": f"stopped at step {len(history)}; the same call goes on from the last checkpoint"})
         raise
     return history
 
