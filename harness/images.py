@@ -61,6 +61,12 @@ def atomic_write(path: Path, data: bytes | str) -> Path:
     return path
 
 
+def sweep(folder: Path) -> None:
+    """Remove the half-written temporary files that a killed process left in a folder."""
+    for half in Path(folder).glob(".*.tmp"):
+        half.unlink(missing_ok=True)
+
+
 def write_csv(path: Path, frame: pd.DataFrame) -> Path:
     """Write a table as CSV (UTF-8, no index, the same line ends everywhere), whole or not at all."""
     return atomic_write(path, frame.to_csv(index=False, lineterminator="\n"))

@@ -123,6 +123,7 @@ def test_killed_while_writing_it_resumes_to_the_same_bytes(folders: dict, pipe: 
     whole = draw(pipe, tmp_path / "whole").table
     assert len(list((tmp_path / "killed").glob("[0-9]*.png"))) == n - 1
     assert draw(pipe, tmp_path / "killed").table.equals(whole)
+    assert not list((tmp_path / "killed").glob(".*"))
 
 
 def test_the_scheduler_asked_for_is_used_and_the_own_one_comes_back(pipe: object, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
 from harness.finetune.adapter import tensor_file
-from harness.images import atomic_write, sha256
+from harness.images import atomic_write, sha256, sweep
 
 if TYPE_CHECKING:
     import torch
@@ -149,8 +149,7 @@ def _resume(path: Path, fingerprint: str, parameters: dict[str, torch.nn.Paramet
     import torch
     from safetensors import SafetensorError, safe_open
 
-    for half in path.parent.glob(f".{path.name}.*.tmp"):  # of a run that was killed while it saved
-        half.unlink()
+    sweep(path.parent)
     if not path.is_file():
         return []
     try:

@@ -13,7 +13,7 @@ from PIL import Image
 from harness import conditioning, progress as showing
 from harness.conditioning import Text
 from harness.errors import HarnessError
-from harness.images import ImageSet, read_table, save_png, sha256, write_csv
+from harness.images import ImageSet, read_table, save_png, sha256, sweep, write_csv
 from harness.sample.adapter import adapter_file, wearing
 from harness.sample.settings import LARGEST_SEED, Sampling, scheduler_of
 
@@ -33,6 +33,7 @@ def sample(pipe: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int]
     tell, out = progress or showing.printer(), Path(out)
     rows = _rows(pipe, list(prompts), list(seeds), how, adapter)
     hashes = _present(out, rows)
+    sweep(out)
     if len(hashes) < len(rows):
         _say_cuts(pipe, prompts, tell)
         with wearing(pipe, adapter), _scheduler(pipe, how):
