@@ -226,6 +226,22 @@ def paired_contrast(tuned: Sequence[float], base: Sequence[float], clusters: Seq
     return cluster_bootstrap(difference, clusters, level, seed, replicates)
 
 
+def share_difference(tuned: Sequence[bool], base: Sequence[bool], clusters: Sequence, level: float = 0.95,
+                     seed: int = 0) -> Interval:
+    """Difference of two shares over pairs, tuned - base, clustered by prompt.
+
+    A bootstrap where at least 10 prompts changed; else the difference of the exact intervals of what was gained and
+    what was lost, each at (1 + level) / 2, so that no change is a bound and not a zero (conservative, Bonferroni).
+    """
+    now, before = np.asarray(tuned, dtype=bool), np.asarray(base, dtype=bool)
+    contrast = paired_contrast(now, before, clusters, level, seed)
+    changed = {str(c) for c, moved in zip(clusters, now != before, strict=True) if moved}
+    if len(changed) >= MIN_CLUSTERS:
+        return contrast
+    gained, lost = (clustered_rate(f, clusters, (1 + level) / 2) for f in (now & ~before, before & ~now))
+    return Interval(contrast.estimate, gained.low - lost.high, gained.high - lost.low)
+
+
 def sign_flip_p(differences: Sequence[float], clusters: Sequence, seed: int = 0, replicates: int = 9999) -> float:
     """Two-sided p of no difference, flipping the sign of whole clusters (Fisher's randomisation test).
 

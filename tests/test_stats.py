@@ -114,6 +114,25 @@ def test_sign_flips_enumerate_and_agree_with_scipy() -> None:
     assert stats.sign_flip_p([0, 0, 0], [1, 2, 3]) == 1
 
 
+def test_no_change_is_a_bound_and_few_changes_are_conservative() -> None:
+    prompts, nothing = np.repeat(np.arange(30), 10), np.zeros(300, bool)
+    bound = stats.rate_interval(0, 300, 0.975).high
+    assert stats.share_difference(nothing, nothing, prompts) == pytest.approx((0, -bound, bound))
+    rng, hits = np.random.default_rng(9), 0
+    for _ in range(300):
+        base = rng.random(120) < 0.3
+        tuned = base ^ (~base & (rng.random(120) < 0.04 / 0.7))
+        _, low, high = stats.share_difference(tuned, base, np.repeat(np.arange(12), 10))
+        hits += low <= 0.04 <= high
+    assert hits >= 0.95 * 300
+
+
+def test_many_changes_take_the_bootstrap() -> None:
+    prompts, rng = np.repeat(np.arange(40), 5), np.random.default_rng(2)
+    base, tuned = rng.random(200) < 0.3, rng.random(200) < 0.6
+    assert stats.share_difference(tuned, base, prompts) == stats.paired_contrast(tuned, base, prompts)
+
+
 def test_holm_by_hand() -> None:
     assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
 
