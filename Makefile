@@ -1,0 +1,5 @@
+PYTHON ?= python3
+.PHONY: run test prove
+
+run test prove:
+	@$(PYTHON) bootstrap.py $@
