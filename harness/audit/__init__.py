@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ROOM = Path(__file__).parent
+_HELPERS = {"copies": ("tiles.py",), "exposure": ("prompts.py",)}
+_SHARED = ("embed.py", "images.py", "stats.py")
 
 
 def instrument(scorer: str, weights_sha256: str) -> str:
     """Name of what read the images: scorer, hash of its code, hash of its weights; a calibration must match it."""
     code = hashlib.sha256()
-    for path in (_ROOM / "__init__.py", _ROOM / f"{scorer}.py", _ROOM.parent / "embed.py", _ROOM.parent / "stats.py"):
+    own = [_ROOM / name for name in ("__init__.py", f"{scorer}.py", *_HELPERS.get(scorer, ()))]
+    for path in (*own, *(_ROOM.parent / name for name in _SHARED)):
         # Line ends differ between checkouts; the code does not.
         code.update(path.read_bytes().replace(b"\r\n", b"\n"))
     return f"{scorer} code={code.hexdigest()[:16]} weights={weights_sha256[:16]}"
