@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 
 from harness.errors import HarnessError
@@ -117,7 +118,12 @@ class Ledger:
 
     def line(self, record: Record) -> str:
         """Where a record stands, to be named in a reason."""
-        return f"{self.name} line {next(i for i, r in enumerate(self.records) if r is record) + 2}"
+        return f"{self.name} line {self._lines[id(record)]}"
+
+    @cached_property
+    def _lines(self) -> dict[int, int]:
+        """Line of each record object (equal records may stand on several lines)."""
+        return {id(record): i for i, record in enumerate(self.records, 2)}
 
 
 def of(records: Iterable[Record], name: str = "ledger") -> Ledger:
