@@ -55,7 +55,7 @@ def verdict(finding: Finding, record: Record | None) -> Finding:
     """The finding as it may be printed.
 
     With a record that matches in instrument and domain and that passes, the verdict stands and `calibration` tells the
-    record. Else `found` and `not found` become `not calibrated`, with the reason in `why`; the numbers stay. A finding
+    record. Else `found` and `not found` become `not calibrated`, with the reason in `calibration`; the numbers stay. A finding
     that cannot tell anyway, or is a mere count, keeps that word.
     """
     reason = _mismatch(finding, record)
@@ -63,7 +63,7 @@ def verdict(finding: Finding, record: Record | None) -> Finding:
         return finding.but(calibration=record.sentence())
     if finding.verdict in ("found", "not found"):
         return finding.but(verdict="not calibrated", calibration=f"{NONE}: {reason}",
-                           why=f"{reason} What the numbers say, were it trusted: {finding.why}")
+                           why=f"Were the instrument trusted: {finding.why}")
     return finding.but(calibration=f"{NONE}: {reason}")
 
 

@@ -104,12 +104,12 @@ def interval_plot(findings: Sequence[Finding], percent: bool = False, null: str 
     for row, f in enumerate(reversed(shown)):
         axes.plot([factor * f.low, factor * f.high], [row, row], color=BLUE, linewidth=2.5, solid_capstyle="butt")
         axes.plot(factor * f.estimate, row, "o", color=BLUE, markersize=7)
-        if f.floor is not None:
+        if f.floor:
             axes.plot(factor * f.floor, row, "|", color=ORANGE, markersize=18, markeredgewidth=2.5)
     axes.set_yticks(range(len(shown)), [f.subject for f in reversed(shown)])
     axes.set(ylim=(-0.6, len(shown) - 0.4), xlabel="percent" if percent else "difference in cosine")
     axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
-    if any(f.floor is not None for f in shown):
+    if any(f.floor for f in shown):
         axes.plot([], [], "|", color=ORANGE, markersize=11, markeredgewidth=2.5, label=null)
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
     return _drawn(figure)
@@ -122,6 +122,7 @@ def null_plot(controls: dict[str, float], observed: float, subject: str) -> Imag
     axes.plot(values, np.linspace(-0.3, 0.3, len(values)) if len(values) > 1 else [0], "o", color=GREY, markersize=6,
               markerfacecolor="none", label=f"{len(values)} models tuned on others")
     axes.plot(observed, 0, "D", color=ORANGE, markersize=9, label=f"tuned on {subject}")
+    axes.spines["left"].set_visible(False)
     axes.set(yticks=[], ylim=(-0.6, 0.6), xlabel="tuned minus base, cosine to the held-out works")
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.1)
     return _drawn(figure)

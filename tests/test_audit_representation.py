@@ -85,7 +85,7 @@ def test_a_planted_change_is_found_with_its_size(rows: dict) -> None:
     light = found["skin: light"]
     assert light.verdict == "found" and light.low <= 0.40 <= light.high and light.low > 0.2
     assert light.clusters == PROMPTS and light.n + light.abstained == PROMPTS * EACH
-    assert found["glasses: glasses"].verdict == "not found"
+    assert found["glasses"].verdict == "not found"
 
 
 def test_an_unchanged_model_changes_nothing(rows: dict) -> None:

@@ -124,7 +124,8 @@ def _contrast(tuned: pd.DataFrame, base: pd.DataFrame, attribute: Attribute, cls
     now, before = (rows[rows["attribute"] == attribute.name].reset_index(drop=True) for rows in (tuned, base))
     before = before.iloc[pair(now, before)].reset_index(drop=True)
     read = (now["label"] != UNREAD) & (before["label"] != UNREAD)
-    subject, unread, prompts = f"{attribute.name}: {cls}", int((~read).sum()), now["prompt"][read]
+    subject = attribute.name if cls == attribute.name else f"{attribute.name}: {cls}"
+    unread, prompts = int((~read).sum()), now["prompt"][read]
     if prompts.nunique() < 2 or read.mean() < 0.5:
         return stats.cannot_tell("representation", subject, f"{unread} of {len(read)} pairs could not be read.",
                                  n=int(read.sum()), clusters=int(prompts.nunique()), abstained=unread)
