@@ -12,6 +12,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -45,9 +46,9 @@ def sha256(source: Path | str | bytes) -> str:
 def atomic_write(path: Path, data: bytes | str) -> Path:
     """Write a file whole: temporary name in the same folder, fsync, rename. Raises HarnessError on a full disk."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
@@ -57,7 +58,8 @@ def atomic_write(path: Path, data: bytes | str) -> Path:
         raise HarnessError(f"cannot write {path}: {error.strerror}; free some space or choose another folder, "
                            "then run the same command again.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the error worth telling is the one above
+            temporary.unlink(missing_ok=True)
     return path
 
 

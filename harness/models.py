@@ -37,7 +37,7 @@ class Origin:
     """Where a pipeline came from; hangs on it as `pipe.origin`."""
 
     name: str
-    """What was asked for: miniature, a folder, a hub id."""
+    """miniature, a hub id, or the name of a folder (without its path: names travel with every image)."""
     folder: Path
     """Where the files lie."""
     family: str
@@ -75,7 +75,8 @@ def load_pipeline(model: str = "miniature", device: str | None = None, dtype: to
         raise HarnessError(f"{model}: diffusers cannot load {folder}: {_first_line(error)}") from error
     pipe.set_progress_bar_config(disable=True)
     checker = (index.get("safety_checker") or [None, None])[1] or ""
-    pipe.origin = Origin(str(model), folder, FAMILIES[index["_class_name"]], checker)
+    name = folder.resolve().name if Path(model).expanduser().is_dir() else str(model)
+    pipe.origin = Origin(name, folder, FAMILIES[index["_class_name"]], checker)
     return pipe.to(target)
 
 

@@ -190,6 +190,16 @@ def test_a_base_in_half_precision_is_trained_and_given_back_in_it(folders: dict,
     assert max(t.abs().max() for n, t in load_file(adapter.path).items() if n.endswith("up.weight")) > 0
 
 
+def test_previews_drawn_with_sample_are_told_apart(pipe: object, images: ImageSet, tmp_path: Path) -> None:
+    def preview(worn: object, step: int) -> None:
+        sets.append(sample(worn, ["a portrait"], [0], Sampling(steps=2), tmp_path / f"preview-{step}", progress=progress.silent))
+
+    sets: list[ImageSet] = []
+    train(pipe, images, tmp_path / "a", replace(HOW, learning_rate=0.05), preview=preview)
+    assert [s.table["adapter"].item() for s in sets] == ["in memory: likeness"] * 3
+    assert len({s.table["adapter_sha256"].item() for s in sets}) == 3
+
+
 # --- killed and resumed
 
 SCRIPT = """
@@ -299,6 +309,13 @@ def test_the_learning_rate_rises_and_falls() -> None:
     rates = [trainer.Loop(100, 1.0, 9, "cosine", 0.0, 1.0, 10, 0, "no").rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) > 0.97 and rates[-1] < 1e-3
     assert trainer.Loop(100, 1.0, 0, "constant", 0.0, 1.0, 10, 0, "no").rate(0) == 1.0
+
+
+def test_precision_is_resolved_and_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trainer.precision("auto", "cpu") == "no" and trainer.precision("bf16", "cpu") == "bf16"
+    for able, wanted in ((True, "bf16"), (False, "no")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, able=able: able)
+        assert trainer.precision("auto", "cuda") == wanted
 
 
 def test_a_tensor_file_is_the_same_in_every_process_and_is_ordinary(tmp_path: Path) -> None:

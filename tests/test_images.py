@@ -128,6 +128,12 @@ def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypa
     assert path.read_text() == "old" and [p.name for p in path.parent.iterdir()] == ["a.txt"]
 
 
+def test_a_folder_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(HarnessError, match="cannot write"):
+        images.atomic_write(tmp_path / "file" / "a.txt", "x")
+
+
 def test_png_text_comes_back_in_any_script(tmp_path: Path) -> None:
     digest = images.save_png(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8), {"prompt": "ein Käfer, 猫 🙂"})
     assert digest == images.sha256(tmp_path / "a.png") == images.sha256((tmp_path / "a.png").read_bytes())

@@ -30,6 +30,7 @@ def test_every_family_loads_and_says_where_it_came_from(family: str, tmp_path: P
     folder = tiny.FAMILIES[family](tmp_path / family)
     pipe = models.load_pipeline(str(folder), device="cpu")
     assert pipe.origin.family == ("sdxl" if family == "sdxl" else "sd") and pipe.origin.folder == folder
+    assert pipe.origin.name == family
     assert pipe.unet.dtype.itemsize == 4 and pipe.device.type == "cpu"
 
 

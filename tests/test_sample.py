@@ -140,6 +140,14 @@ def test_v_prediction_reaches_the_scheduler(folders: dict[str, Path]) -> None:
     assert {scheduler_of(pipe, name).config.prediction_type for name in SCHEDULERS} == {"v_prediction"}
 
 
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
+def test_a_schedule_that_ends_in_pure_noise_draws_numbers(tmp_path: Path, prediction: str) -> None:
+    pipe = models.load_pipeline(str(tiny.sd(tmp_path / "m", prediction=prediction)), device="cpu")
+    pipe.scheduler = tiny.noise(prediction, zero_snr=prediction == "v_prediction")
+    for name in ("dpm++", "dpm++karras", "ddim", "euler"):
+        assert draw(pipe, tmp_path / name, ["a"], [0], Sampling(steps=4, scheduler=name)).pixels().std() > 0
+
+
 def test_cross_gives_new_seeds_to_every_prompt() -> None:
     prompts, seeds = cross(["a", "b"], [5, 7])
     assert prompts == ["a", "a", "b", "b"] and seeds == [5, 7, 8, 10]
@@ -157,7 +165,7 @@ def test_the_words_that_will_not_be_read_are_named(pipe: object, tmp_path: Path)
 
 @pytest.mark.parametrize(("prompts", "seeds", "how", "words"), [
     ([], [], {}, "at least one"), (["a"], [1, 2], {}, "as many"), ("ab", [1, 2], {}, "as many"), (["a"], [-1], {}, "seed -1"),
-    (["a"], [2**63], {}, "seed"), (["a"], [0], {"height": 20}, "20 is not divisible by 8; the nearest is 16")])
+    (["a"], [2**63], {}, "seed"), (["a"], [0.5], {}, "whole number"), (["a"], [0], {"height": 20}, "20 is not divisible by 8; the nearest is 16")])
 def test_requests_that_cannot_be_drawn(pipe: object, tmp_path: Path, prompts: list, seeds: list, how: dict, words: str) -> None:
     with pytest.raises(HarnessError, match=words):
         draw(pipe, tmp_path / "out", prompts, seeds, Sampling(**how))

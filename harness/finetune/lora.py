@@ -63,7 +63,7 @@ class Lora:
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this length."""
     mixed_precision: str = "auto"
-    """no, bf16 (the LoRA's own weights stay float32), or auto: bf16 where the hardware multiplies in it."""
+    """no, bf16 (the LoRA's own weights stay float32), or auto: bf16 on a GPU that multiplies in it, otherwise no."""
 
     def __post_init__(self) -> None:
         """Raise HarnessError for settings that contradict themselves."""
@@ -131,7 +131,7 @@ def _manifest(how: Lora, pipe: DiffusionPipeline, images: ImageSet, consent: Dec
               in zip(images.table["sha256"], artists, images.table["caption"], strict=True)]
     manifest = {
         "recipe": "lora", "purpose": consent.purpose, "consent": consent.as_dict(), "settings": asdict(how),
-        "base_model": Path(name).name, "base_model_sha256": weights, "family": pipe.origin.family,
+        "base_model": name, "base_model_sha256": weights, "family": pipe.origin.family,
         "safety_checker_removed": pipe.origin.safety_checker, "resolution": size, "crop": cache.CROP,
         "mixed_precision": trainer.precision(how.mixed_precision, pipe.device.type), "device": pipe.device.type,
         "images": listed, "versions": {package: version(package) for package in ("torch", "diffusers", "peft", "transformers")}}

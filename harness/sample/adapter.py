@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
 from harness.finetune.adapter import WEIGHTS
+from harness.images import sha256
 from harness.models import PICKLES
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ def _put_on(pipe: DiffusionPipeline, path: Path) -> None:
         raise HarnessError(f"{path}: does not fit a {type(pipe).__name__} ({str(error).strip().splitlines()[0]}).") from error
     if held == 0 or arrived != held:
         raise HarnessError(f"{path}: made for another kind of model; {arrived} of its {held} tensors fit this one.")
+
+
+def in_memory(pipe: DiffusionPipeline) -> tuple[str, str]:
+    """(name, hash of the weights) of an adapter that the pipeline wears already, as in a preview; two times '' if none."""
+    names = pipe.get_active_adapters()
+    if not names:
+        return "", ""
+    weights = b"".join(parameter.detach().float().cpu().numpy().tobytes() for part in _parts(pipe)
+                       for name, parameter in part.named_parameters() if "lora_" in name)
+    return f"in memory: {','.join(names)}", sha256(weights)
 
 
 def _parts(pipe: DiffusionPipeline) -> list:

@@ -14,7 +14,7 @@ from harness import conditioning, progress as showing
 from harness.conditioning import Text
 from harness.errors import HarnessError
 from harness.images import ImageSet, read_table, save_png, sha256, sweep, write_csv
-from harness.sample.adapter import adapter_file, wearing
+from harness.sample.adapter import adapter_file, in_memory, wearing
 from harness.sample.settings import LARGEST_SEED, Sampling, scheduler_of
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def _check(pipe: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int]
     if isinstance(prompts, str) or not len(prompts) or len(prompts) != len(seeds):
         raise HarnessError(f"sample takes as many prompts as seeds, at least one; it got {len(prompts)} and {len(seeds)} "
                            "(cross(prompts, seeds) makes every pair).")
-    outside = [seed for seed in seeds if not 0 <= seed <= LARGEST_SEED]
+    outside = [seed for seed in seeds if not hasattr(seed, "__index__") or not 0 <= seed <= LARGEST_SEED]
     if outside:
-        raise HarnessError(f"seed {outside[0]} is not between 0 and {LARGEST_SEED}.")
+        raise HarnessError(f"seed {outside[0]} is not a whole number between 0 and {LARGEST_SEED}.")
     step = max(8, pipe.vae_scale_factor)
     for name, value in zip(("height", "width"), _size(pipe, how), strict=True):
         if value % step:
@@ -66,12 +66,11 @@ def _rows(pipe: DiffusionPipeline, prompts: list[str], seeds: list[int], how: Sa
     name, weights = conditioning.origin(pipe)
     height, width = _size(pipe, how)
     file = adapter_file(adapter) if adapter else None
-    worn = ",".join(pipe.get_active_adapters())
+    worn, worn_hash = (f"{file.parent.name}/{file.name}", sha256(file)) if file else in_memory(pipe)
     shared = {
-        "steps": how.steps, "guidance_scale": how.guidance_scale, "scheduler": how.scheduler,
+        "steps": how.steps, "guidance_scale": float(how.guidance_scale), "scheduler": how.scheduler,
         "negative_prompt": how.negative_prompt, "height": height, "width": width, "model": name, "model_sha256": weights,
-        "adapter": f"{file.parent.name}/{file.name}" if file else f"in memory: {worn}" if worn else "",
-        "adapter_sha256": sha256(file) if file else "", "dtype": str(pipe.unet.dtype).removeprefix("torch."),
+        "adapter": worn, "adapter_sha256": worn_hash, "dtype": str(pipe.unet.dtype).removeprefix("torch."),
         "device": pipe.device.type, "batch_size": how.batch_size}
     text = {key: str(value) for key, value in shared.items()}
     digits = max(5, len(str(len(prompts) - 1)))
@@ -116,7 +115,7 @@ def _say_cuts(pipe: DiffusionPipeline, prompts: Sequence[str], tell: Callable[[d
     for prompt in dict.fromkeys(prompts):
         rest = conditioning.cut_words(pipe, prompt)
         if rest:
-            tell({"stage": "sample", "note": f"the model will not read the end {rest!r} of the prompt {prompt!r}"})
+            tell({"stage": "sample", "note": f"the model will not read the end {rest!r} of the prompt {prompt[:60]!r}"})
 
 
 @contextmanager
