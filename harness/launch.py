@@ -40,6 +40,7 @@ def main(args: argparse.Namespace) -> int:
     if runs.is_finished(folder):
         print(f"this run is finished already ({manifest.read(folder)['timings']['ended']}); nothing was started, --force makes a fresh one")
         return _show(runs.Run(folder))
+    print(f"{notebook.path}, preset {preset or 'none'}")
     return execute(notebook, runs.create(folder, notebook.name, facts, given, preset))
 
 

@@ -57,7 +57,8 @@ class Run:
         if not hashes:
             raise HarnessError(f"{self.folder}: the run has no outputs to finish with; write them before `finish`")
         report = next((name for name in hashes if name.endswith(".html")), None)
-        self.update(status=manifest.COMPLETE, error=None, outputs=hashes, report=report, **self._times())
+        times = {} if self.manifest["status"] == manifest.COMPLETE else self._times()  # steps of a finished run were only reused
+        self.update(status=manifest.COMPLETE, error=None, outputs=hashes, report=report, **times)
         return self.report
 
     def fail(self, cell: int | None, source: str, reason: str) -> None:

@@ -112,3 +112,11 @@ def test_what_is_declared_is_used(root: Path, distributions: dict[str, set[str]]
     used |= {"ipykernel", "dicebear-styles"}  # the kernel that papermill starts; definitions that are read as package data
     unused = {canonicalize_name(Requirement(line).name) for line in declared(root)} - used - ASKED_FOR
     assert unused == set()
+
+
+def test_every_file_of_the_package_is_shipped(root: Path) -> None:
+    data = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert data["harness.world"] == ["weights/**/*"]
+    endings = {pattern.rpartition("*")[2] for pattern in data["harness"]} | {".py", ".pyc"}
+    files = [path for path in (root / "harness").rglob("*") if path.is_file() and "weights" not in path.parts]
+    assert files and {path.suffix for path in files} <= endings

@@ -78,6 +78,14 @@ def test_ordinary_words_are_left_alone(text: str) -> None:
     assert provenance.mask(text) == text
 
 
+def test_pictures_in_a_saved_notebook_are_left_alone() -> None:
+    import base64
+    import random
+
+    picture = base64.b64encode(random.Random(0).randbytes(3_000_000)).decode() + "AIza" * 20 + "/AKIA" * 4
+    assert provenance.mask(picture) == picture
+
+
 @pytest.mark.parametrize("text", ["artist-07", "https://example.org/a@b", "a" * 64, "results/runs/00_start_here-0123456789ab", "task-list"])
 def test_hashes_paths_and_names_are_left_alone(text: str) -> None:
     assert provenance.mask(text) == text

@@ -34,7 +34,8 @@ def functions() -> list[tuple[str, Function]]:
 def public(tree: ast.Module) -> list[Function | ast.ClassDef]:
     """Functions and classes at the top of a module, and methods of such classes, without a leading underscore."""
     tops = [node for node in tree.body if isinstance(node, (ast.ClassDef, *Function.__args__)) and not node.name.startswith("_")]
-    methods = [node for top in tops if isinstance(top, ast.ClassDef) for node in top.body if isinstance(node, Function.__args__)]
+    protocols = [top for top in tops if isinstance(top, ast.ClassDef) and "Protocol" in map(ast.unparse, top.bases)]
+    methods = [node for top in tops if isinstance(top, ast.ClassDef) and top not in protocols for node in top.body if isinstance(node, Function.__args__)]
     return tops + [node for node in methods if not node.name.startswith("_")]
 
 
