@@ -65,6 +65,10 @@ def test_planted_copies_are_found_and_named(sets: tuple, change: Callable) -> No
     assert flagged.drop(planted).mean() <= 0.05
     closest = rows[rows["group"] == "output"].set_index("file").loc[planted, "closest_work"]
     assert (closest == planted).mean() >= 0.95
+    outputs = ImageSet(sets[2] / change.__name__, rows[rows["group"] == "output"])
+    pairs = copies.gallery(rows, outputs, sets[0], 4)
+    assert list(pairs["output"].table["file"]) == list(pairs["closest work"].table["file"])
+    assert set(pairs["output"].table["file"]) <= set(planted)
     found = copies.finding(rows, "artist-31")
     assert found.verdict == "found" and found.low > found.floor
     assert found.low <= found.estimate <= found.high and (found.n, found.clusters) == (48, 12)

@@ -130,6 +130,14 @@ def flag(rows: pd.DataFrame, false_alarm: float = 0.01) -> pd.DataFrame:
     return outputs.assign(flagged=outputs["score"] > above).sort_values("score", ascending=False, kind="stable")
 
 
+def gallery(rows: pd.DataFrame, outputs: ImageSet, training: ImageSet, pairs: int = 6) -> dict[str, ImageSet]:
+    """The outputs with the highest scores and the work closest to each, for `plots.side_by_side`."""
+    first = flag(rows).head(pairs)
+    chosen = {"output": (outputs, first["file"]), "closest work": (training, first["closest_work"])}
+    return {name: ImageSet(images.folder, images.table.set_index("file", drop=False).loc[list(files)].reset_index(drop=True))
+            for name, (images, files) in chosen.items()}
+
+
 def finding(rows: pd.DataFrame, subject: str, false_alarm: float = 0.01, alpha: float = 0.05, level: float = 0.95,
             domain: str = "") -> Finding:
     """Share of outputs nearer to a training work than held-out works of the same artist are, with an exact interval.
