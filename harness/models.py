@@ -35,7 +35,6 @@ _HASHES: dict[tuple, str] = {}
 @dataclass(frozen=True)
 class Origin:
     """Where a pipeline came from; hangs on it as `pipe.origin`."""
-
     name: str
     """miniature, a hub id, or the name of a folder (without its path: names travel with every image)."""
     folder: Path

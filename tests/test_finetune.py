@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from harness import models, progress
+from harness import conditioning, models, progress
 from harness.consent import gate, ledger
 from harness.errors import HarnessError, Refused
 from harness.finetune import Adapter, Lora, cache, lora, loss, trainer
@@ -72,6 +72,29 @@ def test_min_snr_is_the_clipped_error_of_x0_whatever_is_predicted(prediction: st
     reference = torch.stack([min(snr[i], 5.0) * (guess[i] - x0[i]).square().mean() for i in range(5)])
     ours = loss.per_sample(said, loss.target(schedule, x0, noise, steps), loss.weights(schedule, steps, 5.0))
     assert torch.allclose(ours, reference, rtol=2e-3)
+
+
+def test_the_loss_asks_for_the_noise_that_was_added() -> None:
+    from harness.finetune.lora import _denoising_loss
+
+    schedule, latents = tiny.noise("epsilon"), torch.randn(3, 4, 8, 8)
+
+    class Knowing(torch.nn.Module):
+        device, dtype = torch.device("cpu"), torch.float32
+
+        def forward(self, noisy: torch.Tensor, steps: torch.Tensor) -> object:
+            signal = schedule.alphas_cumprod[steps].view(-1, 1, 1, 1)
+            return type("Said", (), {"sample": (noisy - signal.sqrt() * latents) / (1 - signal).sqrt()})
+
+    assert _denoising_loss(Knowing(), schedule, latents, {}, 5.0, trainer.generator(0, 0)) < 1e-6
+
+
+def test_sdxl_is_told_the_sizes_that_its_pipeline_tells(folders: dict[str, Path]) -> None:
+    pipe = models.load_pipeline(str(folders["sdxl"]), device="cpu")
+    text = conditioning.encode(pipe, ["a", "b"])
+    told = text.for_unet(16, 24)["added_cond_kwargs"]
+    ids = pipe._get_add_time_ids((16, 24), (0, 0), (16, 24), torch.float32, text_encoder_projection_dim=16)
+    assert torch.equal(told["time_ids"], ids.expand(2, -1)) and told["text_embeds"].shape == (2, 16)
 
 
 def test_min_snr_at_zero_terminal_snr_is_finite() -> None:
