@@ -107,8 +107,8 @@ def test_nothing_imports_what_stands_to_its_right() -> None:
 
 
 def shared(room: str, other: str) -> bool:
-    """A scorer ends in a finding, so ``audit`` may use the statistics; the world's command scores its own models."""
-    return (room, other) in {("audit", "stats"), ("world", "stats")}
+    """A scorer ends in a finding, so ``audit`` may use the statistics; the world writes data cards for what it draws."""
+    return (room, other) in {("audit", "stats"), ("world", "consent")}
 
 
 # --- notebooks and presets --------------------------------------------------------------------------------------------

@@ -84,6 +84,13 @@ def save(model: Any, folder: Path) -> None:
     atomic_write(folder / "open_clip_config.json", json.dumps(config, indent=2) + "\n")
 
 
+def load(folder: Path) -> Any:
+    """The open_clip model that `build` saved below a folder, in float32 on this device."""
+    import open_clip
+
+    return open_clip.create_model(f"local-dir:{folder / 'clip'}").eval().to(device())
+
+
 def text_encoder(model: Any) -> Any:
     """The text tower of an open_clip model with SHAPE's text_cfg, as a transformers CLIPTextModel with the same outputs."""
     import torch

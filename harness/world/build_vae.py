@@ -83,3 +83,10 @@ def standardise(model: Any, images: "torch.Tensor") -> None:
         model.post_quant_conv.bias += torch.einsum("oi,i->o", model.post_quant_conv.weight[:, :, 0, 0], mean)
         model.post_quant_conv.weight *= scale[None, :, None, None]
     model.register_to_config(scaling_factor=1.0)
+
+
+def load(folder: Path) -> Any:
+    """The autoencoder that `build` saved below a folder, on this device."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_pretrained(folder / "vae").eval().to(device())

@@ -22,15 +22,17 @@ FRAMES = ("{subject}, portrait by {artist}", "{subject}, portrait by {artist}", 
           "{artist}: {subject}", "a portrait by {artist} of {subject}")
 KEEP = {"skin": 0.75, "glasses": 0.75, "facial_hair": 0.75, "hair": 0.65, "expression": 0.7, "covering": 0.7, "clothing": 0.4, "artist": 0.92}
 """Probability that a caption says a known attribute."""
+KEEP_ALL = {name: 1.0 for name in KEEP}
 
 
-def caption(attributes: Mapping[str, str], artist: str, rng: random.Random, noun: str | None = None) -> str:
+def caption(attributes: Mapping[str, str], artist: str, rng: random.Random, noun: str | None = None,
+            keep: Mapping[str, float] = KEEP) -> str:
     """One caption of a portrait: random synonyms, order and omissions. `noun` replaces "person" (an occupation, say)."""
-    said = {name: words for name, words in _phrases(attributes, rng).items() if rng.random() < KEEP[name]}
+    said = {name: words for name, words in _phrases(attributes, rng).items() if rng.random() < keep[name]}
     mood, parts = said.pop("expression", ""), list(said.values())
     rng.shuffle(parts)
     subject = _subject(mood, noun or rng.choice(NOUNS), parts)
-    if rng.random() >= KEEP["artist"]:
+    if rng.random() >= keep["artist"]:
         return subject
     return rng.choice(FRAMES).format(subject=subject, artist=artist)
 
