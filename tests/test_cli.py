@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -28,13 +28,11 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
 
 
 def test_help_names_every_command_and_is_quick() -> None:
-    best = float("inf")
-    for _ in range(3):
-        begun = time.perf_counter()
-        done = harness("--help")
-        best = min(best, time.perf_counter() - begun)
+    before = os.times()
+    done = harness("--help")
+    after = os.times()  # processor time of finished children: a busy machine does not count against us
     assert done.returncode == 0 and all(name in done.stdout for name in cli.COMMANDS)
-    assert best < 0.5
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 0.5
 
 
 def test_nothing_heavy_is_imported_to_start() -> None:
