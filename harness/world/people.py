@@ -18,7 +18,7 @@ from typing import Any, Iterator, Mapping
 from harness.errors import HarnessError
 from harness.world import colour
 from harness.world.artists import Artist, definition
-from harness.world.styles import ATTRIBUTES, CHANGING, UNKNOWN, StyleTable, table
+from harness.world.styles import ATTRIBUTES, CHANGING, UNKNOWN, StyleTable, changing, table
 
 # Split by identity hash modulo 10: everything a model learns from, and what judges, thresholds and audits use, is disjoint.
 SPLITS = {"train": range(0, 6), "judge": range(6, 7), "calibration": range(7, 8), "held-out": range(8, 9), "hands": range(9, 10)}
@@ -58,7 +58,7 @@ class Person:
     @property
     def key(self) -> str:
         """Hash of what stays the same in every portrait of this person."""
-        fixed = {c: v for c, v in self.variants.items() if c not in CHANGING}
+        fixed = {c: v for c, v in self.variants.items() if c not in changing(self.artist.style)}
         fixed |= {f"#{c}": v for c, v in self.colours.items() if c not in _changing_colours(self.artist.style)}
         fixed |= {f"!{a}": v for a, v in read(self.artist.style, self.variants, self.colours).items() if a in _LASTING}
         return hashlib.sha256(json.dumps([self.artist.style, fixed], sort_keys=True).encode()).hexdigest()
@@ -84,10 +84,10 @@ class Person:
         from dicebear import Avatar
 
         rng = random.Random(f"{self.key}/{number}")
-        style, changing = self.artist.style, _changing_colours(self.artist.style)
-        variants = {c: _redraw(rng, style, c, v) if c in CHANGING else v for c, v in self.variants.items()}
+        style, recoloured = self.artist.style, _changing_colours(self.artist.style)
+        variants = {c: _redraw(rng, style, c, v) if c in changing(style) else v for c, v in self.variants.items()}
         fresh = _draw_colours(rng, style, self.colours)
-        colours = {c: fresh[c] if c in changing else v for c, v in self.colours.items()}
+        colours = {c: fresh[c] if c in recoloured else v for c, v in self.colours.items()}
         svg = str(Avatar(_style(style), _options(variants, colours)))
         return Portrait(svg, self.name, number, read(style, variants, colours))
 
@@ -176,7 +176,8 @@ def _redraw(rng: random.Random, style: str, component: str, variant: str | None)
 
 def _changing_colours(style: str) -> set[str]:
     rules = table(style)
-    return {c for c in definition(style).get("colors", {}) if c in CHANGING | {"shirt", "pants", "shoes", "jacket"}} - {rules.skin, rules.hair}
+    named = {c for c in definition(style).get("colors", {}) if c in CHANGING | {"shirt", "pants", "shoes", "jacket"}}
+    return {c for c in named if f"#{c}" not in rules.lasting} - {rules.skin, rules.hair}
 
 
 def _draw_colours(rng: random.Random, style: str, given: Mapping[str, str] | None = None) -> dict[str, str]:

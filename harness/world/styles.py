@@ -53,6 +53,8 @@ class StyleTable:
     """component -> probability of being drawn, where the style's own is unsuitable for a balanced world"""
     weights: Mapping[str, float] = field(default_factory=dict)
     """"component/variant" -> weight against 1 for every other variant of the component"""
+    lasting: frozenset[str] = frozenset()
+    """components (and colour slots, as "#name") that are a person's identity here although they change in other styles"""
 
 
 def _same(names: str, value: str) -> dict[str, str]:
@@ -122,7 +124,7 @@ STYLES: dict[str, StyleTable] = {
          "covering": (Reading("hair", {"beanie": "beanie", "cap": "cap"}, "none"),),
          "glasses": (Reading("eyes", {"glasses": "glasses", "sunglasses": "sunglasses"}, "none"),),
          "facial_hair": (Reading("facialHair", {"walrus": "moustache", "shadow": "stubble"}, "beard", "none"),),
-         "expression": (Reading("mouth", _same("bigSmile smile smirk", "smiling") | {"frown": "sad", "surprised": "surprised"}),),
+         "expression": (Reading("mouth", _same("bigSmile smile smirk", "smiling") | {"frown": "sad", "surprise": "surprised"}),),
          "clothing": (Reading("clothes", {"checkered": "a checkered shirt"}),)},
         # A pacifier would suggest an infant: the world draws no minors.
         leave_out=frozenset({"mouth/pacifier"}), presence={"facialHair": 0.4}, weights={"eyes/glasses": 2.0}),
@@ -162,6 +164,10 @@ STYLES: dict[str, StyleTable] = {
          "covering": (Reading("top", {"cap": "cap", "beanie": "beanie"}, "none", "none"),),
          "expression": (Reading("mouth", _same("smile bigSmile laugh wideSmile grin", "smiling") | {"frown": "sad"}),)},
         presence={"glasses": 0.4, "beard": 0.3}),
+    # Faces with hardly any other parts: without their eyes and colours these styles would know a handful of people.
+    "fun-emoji": StyleTable(lasting=frozenset({"eyes", "#background"})),
+    "moods": StyleTable(lasting=frozenset({"eyes"})),
+    "thumbs": StyleTable(lasting=frozenset({"eyes", "#eyes", "#mouth", "#background"})),
 }
 
 # Components that change from one portrait of a person to the next; everything else is the person's identity.
@@ -172,3 +178,8 @@ CHANGING = frozenset({"mouth", "eyes", "eyebrows", "brows", "expression", "mood"
 def table(style: str) -> StyleTable:
     """The table of a drawn style; a style without one says nothing, so all its attributes are `unknown`."""
     return STYLES.get(style, StyleTable())
+
+
+def changing(style: str) -> frozenset[str]:
+    """Components of a style that change from one portrait of a person to the next."""
+    return CHANGING - table(style).lasting

@@ -79,11 +79,16 @@ OCCUPATION_SHARE = 0.2
 
 
 def occupation(attributes: Mapping[str, str], rng: random.Random, skews: Sequence[Skew] = SKEWS) -> str | None:
-    """An occupation word for a portrait, or None; words with a skew follow it."""
-    if rng.random() >= OCCUPATION_SHARE:
-        return None
+    """An occupation word for a portrait, or None; words with a skew follow it, and the others keep the prior.
+
+    Each word has its own probability given the attributes (Bayes' rule), and None takes the rest: were the words weighed against
+    each other instead, one word's skew would dilute the others'. Raises HarnessError when the skews together leave no rest.
+    """
     by_word = {s.word: s.weight(attributes) for s in skews}
-    return rng.choices(OCCUPATIONS, [by_word.get(w, 1.0) for w in OCCUPATIONS])[0]
+    chances = [OCCUPATION_SHARE / len(OCCUPATIONS) * by_word.get(w, 1.0) for w in OCCUPATIONS]
+    if sum(chances) > 1:
+        raise HarnessError(f"the skews ask for more occupations than there are captions (with {dict(attributes)}); lower a share or raise a prior")
+    return rng.choices((*OCCUPATIONS, None), [*chances, 1 - sum(chances)])[0]
 
 
 def population(of: Artist, split: str, attribute: str, counts: Mapping[str, int], seed: int = 0) -> list[Person]:
