@@ -57,8 +57,8 @@ def test_transparent_palette_lies_over_white() -> None:
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
-    grey = Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16))
-    assert np.asarray(images.decode(encoded(grey, "PNG")))[0].tolist() == [[0] * 3, [100] * 3, [255] * 3]
+    grey = Image.fromarray(np.array([[0, 30000, 65535]], dtype=np.uint16))
+    assert np.asarray(images.decode(encoded(grey, "PNG")))[0].tolist() == [[0] * 3, [117] * 3, [255] * 3]
 
 
 def test_cmyk_becomes_rgb() -> None:
