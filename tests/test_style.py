@@ -140,7 +140,7 @@ def test_a_notebook_tells_and_the_harness_does(path: Path) -> None:
 def test_a_preset_starts_with_its_command_and_fits_its_notebook(path: Path) -> None:
     notebook, preset = path.name.removesuffix(".yaml").rsplit(".", 1)
     first = path.read_text(encoding="utf-8").splitlines()[0]
-    assert first == f"# harness run notebooks/{notebook}.ipynb --preset {preset}"
+    assert re.fullmatch(rf"# harness run notebooks/{notebook}\.ipynb --preset {preset}( -p \w+=\S+)*", first)
     params.read_preset(path, notebooks.read(path.parents[1] / f"{notebook}.ipynb").parameters)
 
 
