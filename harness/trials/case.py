@@ -61,7 +61,7 @@ class Case:
     @property
     def recipe(self) -> Lora:
         """The settings of the fine-tune."""
-        return Lora(rank=self.rank, steps=self.steps, seed=self.seed, checkpoint_every=min(50, self.steps))
+        return Lora(rank=self.rank, steps=self.steps, seed=self.seed, warmup=min(10, self.steps // 2), checkpoint_every=min(50, self.steps))
 
     @property
     def how(self) -> Sampling:

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument("--per-artist", type=int, default=40, help="samples drawn per base artist (default: 40)")
     score.add_argument("--out", type=Path, default=PUBLISHED, help=f"where score.md, score.csv and pictures go (default: {PUBLISHED})")
     controls = parts.add_parser("controls", help="fine-tune the control models whose outputs are the null of the style question")
-    controls.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's own choice)")
+    controls.add_argument("--processes", type=int, default=1, help="models trained at once, one CPU thread each (default: 1)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -131,9 +131,5 @@ def _controls(args: argparse.Namespace) -> int:
     from harness.progress import printer
     from harness.trials import controls
 
-    if args.threads:
-        import torch
-
-        torch.set_num_threads(args.threads)
-    print(f"written: {controls.build(printer())}")
+    print(f"written: {controls.build(printer(), processes=args.processes)}")
     return 0

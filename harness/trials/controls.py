@@ -7,12 +7,16 @@ the same kind among them, and nothing that could draw.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from harness import embed, models
 from harness.images import atomic_write
+from harness.progress import silent
 from harness.trials import case as cases
 from harness.world.artists import unseen_artists
 
@@ -27,26 +31,43 @@ def names() -> list[str]:
     return [a.name for a in (*drawn, *hands)][:COUNT]
 
 
-def build(progress: Callable[[dict], None], case: cases.Case = cases.Case(), folder: Path = FOLDER, part: tuple[int, int] = (0, 1)) -> Path:
-    """Fine-tune, sample and embed every control that is not there yet; `part` (i, k) makes only each k-th, for k processes."""
-    pipe, clip = models.load_pipeline("miniature"), models.load_clip("miniature")
-    kind = case.kind(models.weights_hash("miniature"), clip.sha256)
-    for i, name in enumerate(names()):
-        path = folder / kind / f"{name}.npz"
-        if i % part[1] != part[0] or path.exists():
-            continue
-        progress({"stage": "controls", "step": i + 1, "of": COUNT, "artist": name})
-        with tempfile.TemporaryDirectory() as spare:
-            embed.save(outputs(cases.other(case, name, 1000 + i), pipe, clip, Path(spare), progress), path)
-    atomic_write(folder / kind / "case.json", json.dumps({"case": repr(case), "token": cases.TOKEN, "controls": names()}, indent=1) + "\n")
-    return folder / kind
+def build(progress: Callable[[dict], None], case: cases.Case = cases.Case(), folder: Path = FOLDER, processes: int = 1) -> Path:
+    """Fine-tune, sample and embed every control that is not there yet, in as many processes; returns the folder of this kind."""
+    kind = folder / case.kind(models.weights_hash("miniature"), models.load_clip("miniature").sha256)
+    missing = [(cases.other(case, name, 1000 + i), kind / f"{name}.npz") for i, name in enumerate(names()) if not (kind / f"{name}.npz").exists()]
+    for done, path in enumerate(spread(_make, missing, processes), 1):
+        progress({"stage": "controls", "step": done, "of": len(missing), "artist": path.stem})
+    atomic_write(kind / "case.json", json.dumps({"case": repr(case), "token": cases.TOKEN, "controls": names()}, indent=1) + "\n")
+    return kind
 
 
-def outputs(case: cases.Case, pipe: Any, clip: Any, folder: Path, progress: Callable[[dict], None]) -> embed.Embeddings:
-    """Embeddings of what a case's tuned model draws."""
+def spread(work: Callable[[Any], Any], tasks: Sequence[Any], processes: int) -> Iterator[Any]:
+    """Results of `work` over tasks in their order, in fresh processes of one thread each (or here, with one)."""
+    if processes <= 1:
+        yield from map(work, tasks)
+        return
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+        yield from pool.map(work, tasks)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _make(task: tuple[cases.Case, Path]) -> Path:
+    case, path = task
+    with tempfile.TemporaryDirectory() as spare:
+        return embed.save(outputs(case, Path(spare)), path)
+
+
+def outputs(case: cases.Case, folder: Path) -> embed.Embeddings:
+    """Embeddings of what the miniature model, tuned for a case, draws; the pictures lie in `folder/tuned`."""
+    pipe = models.load_pipeline("miniature")
     trained_on, _ = cases.pictures(case, folder)
-    adapter = cases.fine_tune(case, pipe, trained_on, folder, cases.refusal(case, folder / "consent.csv"), progress)
-    return embed.embed(cases.draw(case, pipe, folder / "tuned", adapter, progress), clip)
+    adapter = cases.fine_tune(case, pipe, trained_on, folder, cases.refusal(case, folder / "consent.csv"), silent)
+    return embed.embed(cases.draw(case, pipe, folder / "tuned", adapter, silent), models.load_clip("miniature"), progress=silent)
 
 
 def load(case: cases.Case, model_sha256: str, clip: Any, folder: Path = FOLDER) -> dict[str, embed.Embeddings]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from harness import plots
 from harness.finetune import Adapter
 from harness.report import Figure
+from harness.stats import Finding
 from harness.trials.case import TOKEN, Case
 from harness.world.artists import artist, base_artists
 from harness.world.cards import credits
@@ -47,18 +49,19 @@ class Snapshots:
         return plots.side_by_side({f"step {step}": row for step, row in zip(self.steps, self.pictures, strict=True)})
 
 
-def figures(before_after: "Image.Image", curve: "Image.Image", pairs: "Image.Image", changes: "Image.Image",
-            rank: "Image.Image | None") -> list[Figure]:
-    """The report's figures, each with its caption and a text for who cannot see it."""
+def figures(before_after: "Image.Image", curve: "Image.Image", pairs: "Image.Image", changes: Sequence[Finding], null: Mapping[str, float],
+            style: Finding) -> list[Figure]:
+    """The report's figures, each with its caption and a text for who cannot see it; what has no number has no picture."""
     found = [Figure(plots.png(before_after), "The same prompts and seeds, before and after the fine-tune; below, works of the artist that were held out.",
                     "Three rows of drawn portraits: base model, fine-tuned model, and held-out works of the artist."),
-             Figure(plots.png(curve), "The training loss.", "A curve of the training loss over the steps, falling and then flat."),
+             Figure(plots.png(curve), "The training loss.", "A curve of the training loss over the steps."),
              Figure(plots.png(pairs), "The outputs nearest to a training work, each with that work.", "Pairs of an output and the closest training work.",
-                    "copies"),
-             Figure(plots.png(changes), "Change of each share from the base to the tuned model, with 95 % intervals.",
-                    "A horizontal interval for each attribute's change; the numbers stand in the table.", "representation")]
-    if rank is not None:
-        found.append(Figure(plots.png(rank), "The accused model among models tuned on other artists.",
+                    "copies")]
+    if any(f.estimate is not None for f in changes):
+        found.append(Figure(plots.png(plots.interval_plot(changes, percent=True)), "Change of each share from the base to the tuned model, with 95 % intervals.",
+                            "A horizontal interval for each attribute's change; the numbers stand in the table.", "representation"))
+    if null and style.estimate is not None:
+        found.append(Figure(plots.png(plots.null_plot(dict(null), style.estimate, style.subject)), "The accused model among models tuned on other artists.",
                             "One dot a control model and a mark for the accused model, along the contrast.", "style"))
     return found
 

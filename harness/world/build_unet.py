@@ -42,7 +42,7 @@ def build(folder: Path, images: "torch.Tensor", table: Any, vae: Any, clip: Any,
     mean, std = latents(vae, images, progress)
     encoder, tokenizer = text_encoder(clip).to(device()), clip_tokenizer(folder / "tokenizer")
     torch.manual_seed(how.seed)
-    unet = UNet2DConditionModel(**SHAPE).to(device(), memory_format=torch.channels_last)
+    unet = UNet2DConditionModel(**SHAPE).to(device())
     noise, truth = DDPMScheduler(**NOISE), table.to_dict("records")
 
     def loss(generator: "torch.Generator", step: int) -> "torch.Tensor":
@@ -94,7 +94,7 @@ def _v_loss(unet: Any, noise: Any, z: "torch.Tensor", context: "torch.Tensor", g
     noisy, target = noise.add_noise(z, epsilon, t), noise.get_velocity(z, epsilon, t)
     alpha = noise.alphas_cumprod[t]
     snr = alpha / (1 - alpha)
-    said = unet(noisy.to(device(), memory_format=torch.channels_last), t.to(device()), context).sample.float()
+    said = unet(noisy.to(device()), t.to(device()), context).sample.float()
     error = (said - target.to(device())).square().mean((1, 2, 3))
     return (error * (snr.clamp(max=SNR_GAMMA) / (snr + 1)).to(device())).mean() * 4
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -87,12 +88,9 @@ def fit(model: "torch.nn.Module", loss: Callable[["torch.Generator", int], "torc
 
 def _step(model: Any, state: "_State", loss: Callable, how: Schedule, step: int) -> float:
     import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
     for group in state.optimizer.param_groups:
         group["lr"] = how.rate(step)
-    # On CPUs the fused attention's backward pass takes longer than everything else together at these lengths.
-    with sdpa_kernel(SDPBackend.MATH if device() == "cpu" else [*SDPBackend.__members__.values()][1:5]):
+    with _attention():
         with torch.autocast(device(), dtype=torch.bfloat16):
             value = loss(state.generator, step)
         state.optimizer.zero_grad(set_to_none=True)
@@ -101,6 +99,13 @@ def _step(model: Any, state: "_State", loss: Callable, how: Schedule, step: int)
     state.optimizer.step()
     state.average(model)
     return float(value.detach())
+
+
+def _attention() -> Any:
+    """Plain attention on CPUs: there the fused kernel's backward pass takes longer than everything else at these lengths."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.MATH) if device() == "cpu" else nullcontext()
 
 
 class _State:
@@ -144,6 +149,8 @@ class _State:
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / "checkpoint.part"
         save_file(tensors, part, metadata={"schedule": repr(asdict(self.how)), "step": str(step)})
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(part, self.folder / "checkpoint.safetensors")
         self.saved = step
 
