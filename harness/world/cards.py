@@ -88,10 +88,12 @@ def rendered(name: str, artists: Sequence[Artist], n: int, split: str | None, se
 
 
 def _base() -> dict[str, Any]:
-    return _card("miniature-base-artists", "Base artists of the miniature world",
-                 "Portraits in nine drawn styles by nine creators, with captions and attributes known by construction. The miniature autoencoder, CLIP and "
-                 "denoiser are trained on people of split train; splits judge, calibration and held-out never train them.", base_artists(), [],
-                 "harness world render --artists base --split train --n 1200 --out base")
+    fields = _card("miniature-base-artists", "Base artists of the miniature world",
+                   "Portraits in nine drawn styles by nine creators, with captions and attributes known by construction. The miniature autoencoder, CLIP and "
+                   "denoiser are trained on people of split train; splits judge, calibration and held-out never train them.", base_artists(), [],
+                   "harness world build")
+    return fields | {"collection": fields["collection"] + " Each training draws its set first, 4,000 portraits of each artist by default, five of each person, "
+                     "with fresh captions at every step. `harness world render --artists base --split train --n 32 --out base` draws a folder of such works."}
 
 
 def _unseen() -> dict[str, Any]:
