@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from diffusers import DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 
 USE = "cawg.ai_generative_training"
-TARGETS = ("to_k", "to_q", "to_v", "to_out.0")
+TARGETS = {"attention": ("to_k", "to_q", "to_v", "to_out.0")}
+TARGETS["attention+convolutions"] = (*TARGETS["attention"], "conv1", "conv2", "conv_shortcut", "conv_in", "conv_out")
 NAME = "likeness"
 
 
@@ -34,6 +35,8 @@ class Lora:
 
     rank: int = 8
     """Rank of each update."""
+    layers: str = "attention"
+    """attention, or attention+convolutions: textures and backgrounds of a hand need the latter in small models."""
     alpha: int | None = None
     """Scale of the update in units of the rank; the rank when not given."""
     learning_rate: float = 1e-3
@@ -73,6 +76,8 @@ class Lora:
             raise HarnessError(f"warmup ({self.warmup}) must be shorter than the training ({self.steps} steps).")
         if not 0 <= self.caption_dropout < 1:
             raise HarnessError(f"caption_dropout must be at least 0 and below 1, not {self.caption_dropout}.")
+        if self.layers not in TARGETS:
+            raise HarnessError(f"layers {self.layers!r} is none of {', '.join(TARGETS)}.")
         if self.snr_gamma is not None and self.snr_gamma <= 0:
             raise HarnessError(f"snr_gamma must be above 0, not {self.snr_gamma}.")
         if self.schedule not in ("constant", "cosine") or self.mixed_precision not in trainer.PRECISIONS:
@@ -168,7 +173,7 @@ def _wrapped(pipe: DiffusionPipeline, how: Lora, mixed: str) -> Iterator[dict[st
 
     unet, dtype = pipe.unet, pipe.unet.dtype
     frozen = {name: parameter.requires_grad for name, parameter in unet.named_parameters()}
-    config = LoraConfig(r=how.rank, lora_alpha=how.alpha or how.rank, init_lora_weights="gaussian", target_modules=list(TARGETS))
+    config = LoraConfig(r=how.rank, lora_alpha=how.alpha or how.rank, init_lora_weights="gaussian", target_modules=list(TARGETS[how.layers]))
     unet.requires_grad_(False).eval()
     if mixed == "no":
         unet.to(torch.float32)  # half precision without autocast would leave gradients at zero
@@ -235,7 +240,9 @@ def _file(pipe: DiffusionPipeline, manifest: dict) -> bytes:
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
 
-    state = convert_state_dict_to_diffusers(get_peft_model_state_dict(pipe.unet, adapter_name=NAME))
+    state = get_peft_model_state_dict(pipe.unet, adapter_name=NAME)
+    if manifest["settings"]["layers"] == "attention":  # the older form has no names for convolutions, and loaders drop them in a mixture
+        state = convert_state_dict_to_diffusers(state)
     # peft keeps its target modules in a set, whose order differs from process to process
     config = {key: sorted(value) if isinstance(value, set) else value for key, value in pipe.unet.peft_config[NAME].to_dict().items()}
     with tempfile.TemporaryDirectory() as folder:

@@ -86,11 +86,13 @@ PROMPTS = tuple(prompt(TOKEN, noun, expression=mood) for noun in ("person", "fig
 def pictures(case: Case, folder: Path) -> tuple[ImageSet, ImageSet]:
     """The works that are trained on and the held-out works, rendered once into `folder/works` and `folder/held_out`.
 
-    No person is in both: the held-out works show other people in the same hand.
+    No person is in both: the held-out works show other people in the same hand. Raises HarnessError for a style with too few.
     """
     if not (folder / "held_out" / "samples.csv").exists():
         by = artist(case.artist)
         drawn, table = works(by, case.works + case.held_out, seed=case.seed)
+        if set(table.person[: case.works]) & set(table.person[case.works :]):
+            raise HarnessError(f"{case.artist} draws too few different people for {case.works} works and {case.held_out} held out; ask for fewer")
         table = table.assign(caption=[_renamed(words, by) for words in table.caption])
         for name, part in (("works", slice(0, case.works)), ("held_out", slice(case.works, None))):
             write_set(folder / name, drawn[part], table[part].reset_index(drop=True))

@@ -79,8 +79,8 @@ def _build(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     tell = printer(10.0)
-    split, n = ("judge", 1500) if args.model == "judge" else ("train", args.per_artist)
-    pixels, table = base_set(split, n, progress=tell, cache=args.out)
+    split = "judge" if args.model == "judge" else "train"
+    pixels, table = base_set(split, args.per_artist, progress=tell, cache=args.out)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     curve = _train(args, images, table, tell)
     write_csv(args.out / f"{args.model}.curve.csv", pd.DataFrame(curve))

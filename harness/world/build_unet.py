@@ -24,7 +24,7 @@ SHAPE = {"sample_size": 16, "in_channels": VAE_SHAPE["latent_channels"], "out_ch
          "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
          "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")}
 NOISE = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "v_prediction"}
-SCHEDULE = Schedule(steps=6000, batch=64, learning_rate=6e-4, ema=0.9985)
+SCHEDULE = Schedule(steps=3200, batch=64, learning_rate=8e-4, ema=0.9985)
 SNR_GAMMA = 5.0
 EMPTY = 0.1
 """share of captions left empty"""

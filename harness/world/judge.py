@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HEADS: Mapping[str, tuple[str, ...]] = {"artist": tuple(a.name for a in base_artists()), "skin": ("light", "medium", "dark"),
                                         "glasses": ("no", "yes"), "facial_hair": ("no", "yes")}
-SCHEDULE = Schedule(steps=4000, batch=64, learning_rate=1.5e-3, warmup=200, weight_decay=0.05, ema=0.995)
+SCHEDULE = Schedule(steps=3500, batch=64, learning_rate=1.5e-3, warmup=200, weight_decay=0.05, ema=0.995)
 FEATURES = 128
 WIDTHS = (48, 96, 128, 160)
 
