@@ -1,11 +1,12 @@
 """Ten fine-tunes and ten controls: what the audit said, and what was true.
 
-Each of ten unseen pseudo-artists (none of them a shipped control) is fine-tuned once, with its own training seed. Every tuned model
-is audited twice: for the artist that it was tuned on (truth: yes) and for another of the ten (truth: no). The style question is
-the one of notebook 00; its raw answer is `closer` when the exact rank p is at most 5 % and the interval lies above zero. No
-calibration record exists yet, so in a report every one of these would read `not calibrated`.
+Ten of the control models of the style question are put in the dock, one after the other: each was tuned on another unseen artist
+with another training seed. Every one is audited twice: for the artist that it was tuned on (truth: yes) and for another of the
+ten (truth: no). Its controls are the other control models, without the accused and without any that was tuned on the artist in
+question. The style question is the one of notebook 00; its raw answer is `closer` when the exact rank p is at most 5 % and the
+interval lies above zero. No calibration record exists yet, so in a report every one of these would read `not calibrated`.
 
-    python benchmarks/mimicry.py [--processes 2] [--work results/mimicry] [--out results/published]
+    python benchmarks/mimicry.py [--processes 2] [--work results/controls] [--out results/published]
 """
 
 from __future__ import annotations
@@ -24,22 +25,20 @@ from harness.progress import printer, silent
 from harness.trials import case as cases
 from harness.trials import controls
 
-ARTISTS = tuple(f"artist-{n}" for n in range(61, 71))
+ACCUSED = 10
 SHIFT = 3
-"""the control audit of model i is for the artist of model i + SHIFT"""
+"""the second audit of model i is for the artist of model i + SHIFT"""
 
 
 def main() -> None:
     """Make what is missing, audit all, write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=2, help="fine-tunes at once, one CPU thread each (default: 2)")
-    parser.add_argument("--work", type=Path, default=Path("results/mimicry"), help="folder for pictures and adapters")
+    parser.add_argument("--work", type=Path, default=controls.WORK, help="folder for pictures and adapters")
     parser.add_argument("--out", type=Path, default=Path("results/published"), help="folder for the table")
     args = parser.parse_args()
-    tasks = [(cases.other(cases.Case(), name, 2000 + i), args.work / name) for i, name in enumerate(ARTISTS)]
-    tell = printer()
-    for done, name in enumerate(controls.spread(make, tasks, args.processes), 1):
-        tell({"stage": "fine-tune", "step": done, "of": len(tasks), "artist": name})
+    controls.build(printer(), work=args.work, processes=args.processes)
+    tasks = [(case, args.work / case.artist) for case in controls.members()[:ACCUSED]]
     table = pd.DataFrame(audit(tasks, args.work))
     args.out.mkdir(parents=True, exist_ok=True)
     write_csv(args.out / "mimicry.csv", table)
@@ -47,23 +46,18 @@ def main() -> None:
     print(markdown(table))
 
 
-def make(task: tuple[cases.Case, Path]) -> str:
-    """One fine-tune and its pictures; what is there is used again."""
-    case, folder = task
-    controls.outputs(case, folder)
-    return case.artist
-
-
 def audit(tasks: list[tuple[cases.Case, Path]], work: Path) -> list[dict[str, Any]]:
     """Two audits of every tuned model, one row each."""
     clip, pipe = models.load_clip("miniature"), models.load_pipeline("miniature")
     see = partial(embed.embed, clip=clip, cache=work / "embeddings", progress=silent)
     base = see(cases.draw(tasks[0][0], pipe, work / "base", progress=silent))
-    null = controls.load(tasks[0][0], models.weights_hash("miniature"), clip)
+    for case, folder in tasks:
+        controls.outputs(case, folder)  # what is there is used again
     rows = []
     for i, (case, folder) in enumerate(tasks):
         tuned = open_set(folder / "tuned")
         for accused, its in ((case, folder), tasks[(i + SHIFT) % len(tasks)]):
+            null = controls.load(case, models.weights_hash("miniature"), clip, without=[accused.artist])
             rows.append(one(case, accused, tuned, open_set(its / "works"), open_set(its / "held_out"), base, null, see))
     return rows
 
@@ -93,7 +87,7 @@ def markdown(table: pd.DataFrame) -> str:
     rows = [f"| {r.tuned_on} | {r.asked_about} | {r.truth} | {r.contrast:.3f} ({r.low:.3f} – {r.high:.3f}) | {r.floor:.3f} | {r.p:.3f} | "
             f"{'closer' if r.closer == 'yes' else 'no'} | {r.flagged_as_copy:.1%} ({r.copy_low:.1%} – {r.copy_high:.1%}) |" for r in table.itertuples()]
     notes = ["", "Raw answers: no calibration record exists, so a report prints each of these as `not calibrated`. The p value is a rank among "
-             f"{table.controls.iloc[0]} control models; each row has {table.n.iloc[0]} pictures of {table.prompts.iloc[0]} prompts."]
+             f"{table.controls.min()} to {table.controls.max()} control models; each row has {table.n.iloc[0]} pictures of {table.prompts.iloc[0]} prompts."]
     return "\n".join([*lines, "", head, "|---|---|---|---|---|---|---|---|", *rows, *notes]) + "\n"
 
 

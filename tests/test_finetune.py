@@ -152,12 +152,12 @@ def test_the_cache_goes_by_content_and_not_by_name(pipe: object, root: Path, tmp
 # --- the recipe
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_every_family_trains_exports_and_leaves_the_pipeline_as_it_was(family: str, folders: dict, images: ImageSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "layers"), [*((family, "attention") for family in tiny.FAMILIES), ("sd", "attention+convolutions")])
+def test_every_family_trains_exports_and_leaves_the_pipeline_as_it_was(family: str, layers: str, folders: dict, images: ImageSet, tmp_path: Path) -> None:
     pipe = models.load_pipeline(str(folders[family]), device="cpu")
     before = {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items()}
     seen: list[np.ndarray] = []
-    how = replace(HOW, learning_rate=0.05, snr_gamma=5.0, flip=True)
+    how = replace(HOW, learning_rate=0.05, snr_gamma=5.0, flip=True, layers=layers)
     adapter = train(pipe, images, tmp_path / "a", how, preview=lambda p, step: seen.append(plain(p)))
     after = pipe.unet.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
