@@ -35,10 +35,16 @@ class Proof:
 
 
 PROOFS: dict[str, Proof] = {
-    "score": Proof("harness world score", ("harness/world",)),
+    "score": Proof(
+        "harness world score",
+        ("harness/trials/score.py", "harness/sample", "harness/models.py", "harness/stats.py", *(f"harness/world/{name}.py" for name in (
+            "artists", "captions", "colour", "judge", "people", "render", "styles", "truths")),
+         "harness/world/weights/clip", "harness/world/weights/judge.safetensors", "harness/world/weights/pipeline"),
+    ),
     "mimicry": Proof(
         "python benchmarks/mimicry.py",
-        ("benchmarks/mimicry.py", "harness/finetune", "harness/sample", "harness/audit", "harness/stats.py", "harness/world"),
+        ("benchmarks/mimicry.py", "harness/trials/case.py", "harness/trials/controls.py", "harness/finetune", "harness/sample", "harness/audit",
+         "harness/embed.py", "harness/models.py", "harness/stats.py", "harness/world/hands.py", "harness/world/weights"),
     ),
 }
 
