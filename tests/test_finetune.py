@@ -152,7 +152,7 @@ def test_the_cache_goes_by_content_and_not_by_name(pipe: object, root: Path, tmp
 # --- the recipe
 
 
-@pytest.mark.parametrize(("family", "layers"), [*((family, "attention") for family in tiny.FAMILIES), ("sd", "attention+convolutions")])
+@pytest.mark.parametrize(("family", "layers"), [*((family, "attention") for family in tiny.FAMILIES), ("sd1", "attention+convolutions")])
 def test_every_family_trains_exports_and_leaves_the_pipeline_as_it_was(family: str, layers: str, folders: dict, images: ImageSet, tmp_path: Path) -> None:
     pipe = models.load_pipeline(str(folders[family]), device="cpu")
     before = {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items()}
