@@ -52,8 +52,8 @@ class Snapshots:
 def figures(before_after: "Image.Image", curve: "Image.Image", pairs: "Image.Image", changes: Sequence[Finding], null: Mapping[str, float],
             style: Finding) -> list[Figure]:
     """The report's figures, each with its caption and a text for who cannot see it; what has no number has no picture."""
-    found = [Figure(plots.png(before_after), "The same prompts and seeds, before and after the fine-tune; below, works of the artist that were held out.",
-                    "Three rows of drawn portraits: base model, fine-tuned model, and held-out works of the artist."),
+    found = [Figure(plots.png(before_after), "The same prompts and seeds, before and after the fine-tune; beside them works of the artist that were held out.",
+                    "Three columns of drawn portraits: base model, fine-tuned model, and held-out works of the artist."),
              Figure(plots.png(curve), "The training loss.", "A curve of the training loss over the steps."),
              Figure(plots.png(pairs), "The outputs nearest to a training work, each with that work.", "Pairs of an output and the closest training work.",
                     "copies")]
