@@ -52,7 +52,8 @@ def audit(tasks: list[tuple[cases.Case, Path]], work: Path) -> list[dict[str, An
     see = partial(embed.embed, clip=clip, cache=work / "embeddings", progress=silent)
     base = see(cases.draw(tasks[0][0], pipe, work / "base", progress=silent))
     for case, folder in tasks:
-        controls.outputs(case, folder)  # what is there is used again
+        if not (folder / "tuned" / "samples.csv").exists():
+            controls.outputs(case, folder)
     rows = []
     for i, (case, folder) in enumerate(tasks):
         tuned = open_set(folder / "tuned")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -125,6 +126,8 @@ def test_a_wrong_word_is_answered_with_the_commands(root: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_is_a_thin_face(root: Path) -> None:
+    # `make test` runs this too, and a make within a make says which folder it enters
+    alone = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "PYTHON")}
     for verb in ("run", "test", "prove"):
-        done = subprocess.run(["make", "-n", verb], cwd=root, capture_output=True, text=True)
+        done = subprocess.run(["make", "-n", verb], cwd=root, capture_output=True, text=True, env=alone)
         assert done.stdout.split() == ["python3", "bootstrap.py", verb]

@@ -127,7 +127,8 @@ def save(pipeline: Any, folder: Path) -> None:
     import torch
 
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
-    config = folder / "text_encoder" / "config.json"
-    said = json.loads(config.read_text())
-    config.write_text(json.dumps({**said, "dtype": "float32"}, indent=2, sort_keys=True) + "\n")
+    for part, extra in (("text_encoder", {"dtype": "float32"}), ("vae", {})):
+        config = folder / part / "config.json"
+        said = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}  # where it was trained is nobody's business
+        config.write_text(json.dumps({**said, **extra}, indent=2, sort_keys=True) + "\n")
     pipeline.to(torch.float32)
