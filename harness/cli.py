@@ -15,8 +15,8 @@ from harness.errors import HarnessError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("harness.doctor", "what this machine is, and what to do about each problem"),
-    "ls": ("harness.listing", "the notebooks: question, parameters, presets"),
-    "run": ("harness.launch", "run a notebook as a record that can be trusted"),
+    "ls": ("harness.runs.listing", "the notebooks: question, parameters, presets"),
+    "run": ("harness.runs.launch", "run a notebook as a record that can be trusted"),
     "world": ("harness.trials.cli", "render, train and score the miniature world"),
     "consent": ("harness.consent.cli", "ask the ledger who agreed to what"),
     "prove": ("harness.prove", "run the long proofs and stamp their results"),

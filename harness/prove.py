@@ -17,8 +17,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import notebooks, provenance
+from harness import provenance
 from harness.errors import HarnessError
+from harness.runs import notebooks
 
 STAMP = ".stamp.json"
 PUBLISHED = Path("results/published")

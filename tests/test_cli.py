@@ -36,7 +36,7 @@ def test_help_names_every_command_and_is_quick() -> None:
 
 
 def test_nothing_heavy_is_imported_to_start() -> None:
-    code = "import sys, harness.cli, harness.launch, harness.listing, harness.doctor, harness.prove, harness.runs\n" \
+    code = "import sys, harness.cli, harness.runs.launch, harness.runs.listing, harness.doctor, harness.prove, harness.runs\n" \
            "print([name for name in ('torch', 'numpy', 'pandas', 'diffusers', 'PIL', 'papermill', 'matplotlib', 'yaml') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies
 
-from harness import manifest, provenance
+from harness import provenance
+from harness.runs import manifest
 from harness.errors import HarnessError
 
 # Put together here, so that scanners of this file find no token.

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness import plots, report, words
+from harness import plots, report
+from harness.report import words
 from harness.calibrate import Record, verdict
 from harness.errors import HarnessError
 from harness.report import Figure

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from harness import cli, identity, launch, manifest, notebooks, provenance, runs
+from harness import cli, provenance, runs
 from harness.errors import HarnessError, Refused
+from harness.runs import identity, launch, manifest, notebooks
 
 PARAMETERS = 'steps: int = 2  # how many steps\nrate: float = 1e-4  # learning rate\nflag: bool = True  # a switch\nseed: int = 7  # the seed\ndata: str = ""  # a folder'
 START = "from harness import runs\nrun = runs.start({name!r}, dict(steps=steps, rate=rate, flag=flag, seed=seed, data=data))"

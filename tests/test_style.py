@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import notebooks, params
+from harness import params
+from harness.runs import notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "harness").rglob("*.py"))

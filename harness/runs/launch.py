@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import identity, manifest, notebooks, params, provenance, runs
+from harness import params, provenance, runs
 from harness.errors import HarnessError
+from harness.runs import identity, manifest, notebooks
 
 DEFAULT_PRESET = "tiny"
 

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import __version__, words
+from harness import __version__
 from harness.calibrate import UNCHECKED
 from harness.errors import HarnessError
 from harness.images import atomic_write, sha256
+from harness.report import words
 from harness.stats import Finding
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _credit(credit: Mapping[str, str]) -> Mapping[str, str]:
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(loader=PackageLoader("harness", "templates"), autoescape=True, undefined=StrictUndefined,
+    environment = Environment(loader=PackageLoader("harness.report", "templates"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters["link"] = _link
     return environment

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import identity, manifest, notebooks, params, provenance, watch
+from harness import params, provenance
 from harness.errors import HarnessError, Refused
+from harness.runs import identity, manifest, notebooks, watch
 
 FOLDER, RESULTS = "HARNESS_RUN", "HARNESS_RESULTS"  # environment: the folder of this run; where all of them lie
 

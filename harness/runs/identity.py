@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import manifest, provenance
+from harness import provenance
 from harness.errors import HarnessError
-from harness.notebooks import Notebook
+from harness.runs import manifest
+from harness.runs.notebooks import Notebook
 
 SHOWN = 6  # differences named one by one; more are counted
 

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness import notebooks
 from harness.errors import HarnessError
 from harness.params import Parameter
+from harness.runs import notebooks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -90,7 +90,7 @@ def root(path: Path) -> Path:
 def find(name: str) -> Path | None:
     """The file of the notebook called ``name`` seen from where we are, or None (Colab keeps notebooks elsewhere)."""
     here = Path.cwd()
-    for folder in (here, here / "notebooks", root(here) / "notebooks", Path(__file__).parents[1] / "notebooks"):
+    for folder in (here, here / "notebooks", root(here) / "notebooks", Path(__file__).parents[2] / "notebooks"):
         if (folder / f"{name}.ipynb").is_file():
             return folder / f"{name}.ipynb"
     return None
