@@ -17,8 +17,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("harness.doctor", "what this machine is, and what to do about each problem"),
     "ls": ("harness.runs.listing", "the notebooks: question, parameters, presets"),
     "run": ("harness.runs.launch", "run a notebook as a record that can be trusted"),
+    "sweep": ("harness.runs.sweep", "run a notebook over a grid of parameters: processes, Dask or Slurm"),
+    "compare": ("harness.runs.compare", "two runs side by side: settings, findings, images"),
+    "validate": ("harness.runs.validate", "check notebooks, presets, data cards, runs and published results"),
+    "crate": ("harness.runs.crate", "export a run as an RO-Crate"),
+    "consent": ("harness.consent.cli", "who agreed to what: record, ask, withdraw, forget"),
+    "key": ("harness.consent.keys", "make or show the key that signs ledgers and reports"),
+    "corpus": ("harness.audit.corpus_cli", "look into a folder of images: search, shares, near-duplicates"),
+    "verify": ("harness.report.verify", "check a signed report, offline"),
     "world": ("harness.trials.cli", "render, train and score the miniature world"),
-    "consent": ("harness.consent.cli", "ask the ledger who agreed to what"),
     "prove": ("harness.prove", "run the long proofs and stamp their results"),
 }
 ANSWERED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}  # the user's machine, not our bug
