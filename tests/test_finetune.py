@@ -261,7 +261,7 @@ def uninterrupted(folders: dict, images: ImageSet, root: Path) -> str:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-@pytest.mark.parametrize("kill", [("step", 5), ("fsync", 8), ("replace", 10)])  # 6 latents are written first
+@pytest.mark.parametrize("kill", [("step", 5), ("fsync", 9), ("replace", 11)])  # the times and 6 latents are written first
 def test_killed_anywhere_it_ends_with_the_same_bytes(folders: dict, pipe: object, images: ImageSet, tmp_path: Path, uninterrupted: str,
                                                      kill: tuple[str, int]) -> None:
     done = process(folders, images, tmp_path, kill)
@@ -286,6 +286,20 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(pipe: object, im
         train(pipe, images, tmp_path, progress=tell)
     assert "goes on from the last checkpoint" in told[-1]["note"] and not pipe.get_active_adapters()
     assert sha256(train(pipe, images, tmp_path).path) == uninterrupted
+
+
+def test_a_training_that_goes_on_after_midnight_is_still_the_same(pipe: object, images: ImageSet, tmp_path: Path, uninterrupted: str) -> None:
+    def stop(event: dict) -> None:
+        if event.get("stage") == "train" and event.get("step") == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(pipe, images, tmp_path, progress=stop)
+    today = gate.ask(images, YES)
+    tomorrow = replace(today, at="2999-01-01")
+    adapter = lora(HOW, pipe, images, tmp_path, tomorrow, progress=progress.silent)
+    assert sha256(adapter.path) == uninterrupted and adapter.manifest["consent"]["at"] == today.at
+    assert json.loads((tmp_path / "times.json").read_text())["ended"]
 
 
 def test_what_is_finished_is_not_done_twice_and_not_mistaken_for_something_else(pipe: object, images: ImageSet, tmp_path: Path) -> None:

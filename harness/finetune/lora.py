@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,8 @@ USE = "cawg.ai_generative_training"
 TARGETS = {"attention": ("to_k", "to_q", "to_v", "to_out.0")}
 TARGETS["attention+convolutions"] = (*TARGETS["attention"], "conv1", "conv2", "conv_shortcut", "conv_in", "conv_out")
 NAME = "likeness"
+TIMES = "times.json"
+"""when a training began and ended: the one file beside an adapter that is not the same after a repetition"""
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,11 @@ def lora(how: Lora, pipe: DiffusionPipeline, images: ImageSet, out: Path, consen
     """
     out, tell = Path(out), progress or showing.printer()
     _check(pipe, images, consent)
-    manifest = _manifest(how, pipe, images, consent)
+    times = _begun(out, consent)
+    manifest = _manifest(how, pipe, images, replace(consent, at=times["consent_at"]))
     if _finished(out / WEIGHTS, manifest):
         tell({"stage": "train", "note": f"{out / WEIGHTS} is finished; it is used again"})
         return Adapter.open(out)
-    started = datetime.now(UTC)
     size, mixed = manifest["resolution"], manifest["mixed_precision"]
     posteriors = cache.latents(pipe, images, size, how.flip, latents or out / "latents", tell)
     with _wrapped(pipe, how, mixed) as parameters:
@@ -108,7 +110,7 @@ def lora(how: Lora, pipe: DiffusionPipeline, images: ImageSet, out: Path, consen
         show = (lambda step: _show(preview, pipe, step)) if preview else None
         history = trainer.train(_loop(how, mixed), parameters, step_loss, out, _fingerprint(manifest), tell, show)
         file = _file(pipe, manifest)
-    return _finish(out, file, manifest, history, started)
+    return _finish(out, file, manifest, history, times)
 
 
 def _check(pipe: DiffusionPipeline, images: ImageSet, consent: Decision) -> None:
@@ -253,15 +255,25 @@ def _file(pipe: DiffusionPipeline, manifest: dict) -> bytes:
     return tensor_file(tensors, metadata | {MANIFEST_KEY: json.dumps(manifest, sort_keys=True)})
 
 
-def _finish(out: Path, file: bytes, manifest: dict, history: list[tuple[int, float, float]], started: datetime) -> Adapter:
-    """Write losses and manifest, and the adapter last: where it stands, everything stands."""
+def _begun(out: Path, consent: Decision) -> dict[str, str]:
+    """When this training first began and on which day consent was asked, so that one that goes on after midnight is still the same."""
+    path = out / TIMES
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    times = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "consent_at": consent.at}
+    atomic_write(path, json.dumps(times) + "\n")
+    return times
+
+
+def _finish(out: Path, file: bytes, manifest: dict, history: list[tuple[int, float, float]], times: dict[str, str]) -> Adapter:
+    """Write losses, manifest and times, and the adapter last: where it stands, everything stands."""
     import pandas as pd
 
     table = pd.DataFrame(history, columns=["step", "loss", "learning_rate"])
     write_csv(out / "losses.csv", table)
-    around = {"adapter_sha256": sha256(file), "started": started.isoformat(timespec="seconds"),
-              "seconds": round((datetime.now(UTC) - started).total_seconds(), 1), "last_loss": history[-1][1]}
+    around = {"adapter_sha256": sha256(file), "last_loss": history[-1][1]}
     atomic_write(out / "manifest.json", json.dumps(manifest | around, indent=2, sort_keys=True) + "\n")
+    atomic_write(out / TIMES, json.dumps(times | {"ended": datetime.now(UTC).isoformat(timespec="seconds")}) + "\n")
     path = atomic_write(out / WEIGHTS, file)
     (out / trainer.CHECKPOINT).unlink(missing_ok=True)
     return Adapter(path, manifest, table)
