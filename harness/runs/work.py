@@ -1,0 +1,143 @@
+"""The work that a notebook declares in its metadata, and what it comes to in operations and bytes.
+
+``"harness": {"work": {"train_steps": "steps", "train_batch": "8", "draws": "2 * prompts * seeds", …}}`` in a notebook's
+metadata: each value is a number or arithmetic on the notebook's parameters, read as a syntax tree and never executed.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from harness import params
+from harness.errors import HarnessError
+from harness.runs import notebooks
+from harness.runs.flops import Counts
+
+OPERATORS: dict[type, Callable[..., Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod, ast.USub: operator.neg, ast.UAdd: operator.pos,
+}
+CALLS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "len": len, "ceil": math.ceil}
+SHOWN = "numbers, parameters, + - * / // % ( ), min, max, len and ceil"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run of a notebook does, counted in samples."""
+
+    train_steps: float = 0
+    """optimiser steps"""
+    train_batch: float = 1
+    """pictures a step"""
+    rank: float = 8
+    """rank of the LoRA"""
+    encodes: float = 0
+    """pictures that the autoencoder encodes"""
+    draws: float = 0
+    """pictures that are drawn"""
+    draw_batch: float = 16
+    """pictures drawn at once"""
+    sampling_steps: float = 20
+    """denoising steps"""
+    guidance: float = 2
+    """classifier-free guidance; above 1 the U-Net is evaluated twice a step"""
+    pixels: float = 0
+    """side of the pictures; 0 is the model's own"""
+    trains: str = "lora"
+    """lora or full"""
+    model: str = "miniature"
+    """which model: the value of the parameter that is named here; the parameter `model` when none is"""
+
+    def __post_init__(self) -> None:
+        """Raise HarnessError for work that nobody can do."""
+        numbers = {name: value for name, value in vars(self).items() if name not in ("trains", "model")}
+        wrong = [name for name, value in numbers.items() if not math.isfinite(value) or value < 0]
+        wrong += [name for name in ("train_batch", "draw_batch", "rank") if numbers[name] < 1]
+        if wrong or self.trains not in ("lora", "full"):
+            raise HarnessError(f"declared work: {', '.join(wrong) or 'trains'} must be {'numbers of at least 0, batches and rank at least 1' if wrong else 'lora or full'}")
+
+    @property
+    def evaluations(self) -> int:
+        """U-Net evaluations in a denoising step."""
+        return 2 if self.guidance > 1 else 1
+
+    def operations(self, one: Counts) -> float:
+        """Floating-point operations of training, encoding and drawing."""
+        drawn = self.sampling_steps * self.evaluations * one.forward + self.evaluations * one.text + one.decode
+        return self.train_steps * self.train_batch * one.step + self.encodes * one.encode + self.draws * drawn
+
+    def least_bytes(self, one: Counts, half: bool) -> int:
+        """Bytes below which it cannot run where the models lie: weights, Adam's two moments, and the largest moment's activations.
+
+        ``half``: weights and activations in 16 bits, as on CUDA; the trained weights' moments stay in float32.
+        """
+        train = one.step_peak(self.train_batch) if self.train_steps else 0
+        at_once = min(self.draw_batch, self.draws)
+        live = max(train, at_once * max(self.evaluations * one.forward_bytes, one.decode_bytes), one.encode_bytes if self.encodes else 0)
+        moments = 2 * one.trained_bytes if self.train_steps else 0
+        return round((one.weight_bytes + live) * (0.5 if half else 1) + moments)
+
+
+def declared(notebook: Path, resolved: Mapping[str, Any]) -> Work | None:
+    """The work of a notebook file with these parameters; None where it declares none.
+
+    Raises HarnessError for an unknown entry, a name that is no parameter, or anything but arithmetic.
+    """
+    told = (notebooks.load(notebook).get("metadata") or {}).get("harness") or {}
+    entries = told.get("work") if isinstance(told, dict) else None
+    if entries is None:
+        return None
+    where = f"{notebook}, metadata harness.work"
+    if not isinstance(entries, dict):
+        raise HarnessError(f"{where}: must be a table of names and arithmetic, not {entries!r:.60}")
+    known = params.fields(Work)
+    params.check([params.Parameter(each.name, Any, each.default, each.help) for each in known], entries, where)
+    words = {name: entries[name] for name in ("trains",) if name in entries}
+    words["model"] = _model(entries.get("model", "model"), resolved, required="model" in entries, where=where)
+    numbers = {each.name: evaluate(entries[each.name], resolved, f"{where}.{each.name}") for each in fields(Work)
+               if each.name in entries and each.name not in ("trains", "model")}
+    return Work(**numbers, **words)
+
+
+def _model(name: str, resolved: Mapping[str, Any], required: bool, where: str) -> str:
+    if required and not isinstance(resolved.get(name), str):
+        raise HarnessError(f"{where}.model: `{name}` is not a parameter of this notebook that names a model")
+    return str(resolved.get(name, "miniature"))
+
+
+def evaluate(written: Any, values: Mapping[str, Any], where: str = "expression") -> float:
+    """The value of a number or of arithmetic over ``values``; raises HarnessError for anything else, and for a division by 0."""
+    try:
+        found = _value(ast.parse(str(written), mode="eval").body, values)
+        return float(found)
+    except (SyntaxError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
+        raise HarnessError(f"{where}: {str(written)[:80]!r} cannot be worked out ({error}); it may hold {SHOWN}") from error
+
+
+def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in values:
+        return values[node.id]
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        return OPERATORS[type(node.op)](*_numbers(node.left, node.right, values=values))
+    if isinstance(node, ast.UnaryOp) and type(node.op) in OPERATORS:
+        return OPERATORS[type(node.op)](*_numbers(node.operand, values=values))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS and not node.keywords:
+        return CALLS[node.func.id](*(_value(each, values) for each in node.args))
+    what = f"there is no parameter `{node.id}`" if isinstance(node, ast.Name) else f"`{ast.unparse(node)}` is not arithmetic"
+    raise ValueError(what)
+
+
+def _numbers(*nodes: ast.expr, values: Mapping[str, Any]) -> list[float]:
+    """Operands, which must be numbers: text times a number would be a long text."""
+    found = [_value(node, values) for node in nodes]
+    if not all(isinstance(each, (int, float)) for each in found):
+        raise ValueError("text and lists cannot be reckoned with")
+    return found
