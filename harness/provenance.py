@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -126,7 +127,7 @@ def hardware() -> dict[str, Any]:
 
 def device_class() -> str:
     """What decides pixels besides code: the GPU's name, "mps", or "cpu"."""
-    found = gpus()
+    found = usable_gpus()
     if found:
         return found[0]["name"]
     return "mps" if sys.platform == "darwin" and platform.machine() == "arm64" else "cpu"
@@ -145,6 +146,16 @@ def gpus() -> list[dict[str, str]]:
         return []
     rows = [line.split(", ") for line in done.stdout.splitlines()] if done.returncode == 0 else []
     return [dict(zip(("name", "memory", "driver"), row)) for row in rows if len(row) == len(fields)]
+
+
+@cache
+def usable_gpus() -> list[dict[str, str]]:
+    """The GPUs that the installed torch can use: none where it is a CPU build. Reads torch's version, imports nothing."""
+    found = importlib.util.find_spec("torch")
+    version = Path(found.origin).with_name("version.py") if found and found.origin else None
+    if version is None or not version.is_file() or re.search(r"^(cuda|hip)\b.*= '", version.read_text(encoding="utf-8"), re.MULTILINE):
+        return gpus()
+    return []
 
 
 def memory_bytes() -> int:

@@ -222,7 +222,7 @@ def test_the_default_preset_is_tiny_and_the_command_line_wins(made: Path, result
     (presets / "nb.t4.yaml").write_text("steps: 4\n")
     run(made, "--dry-run", "-p", "steps=9")
     shown = capsys.readouterr().out
-    assert "preset tiny" in shown and "steps = 9" in shown and "rate = 0.01" in shown
+    assert "preset tiny: no GPU" in shown and "steps = 9" in shown and "rate = 0.01" in shown
     run(made, "--dry-run", "--preset", "t4")
     assert "steps = 4" in capsys.readouterr().out
     assert run(made, "--preset", "huge") == 2 and "there are t4, tiny" in capsys.readouterr().err

@@ -7,57 +7,78 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import params, provenance, runs
 from harness.errors import HarnessError
-from harness.runs import identity, manifest, notebooks
-
-DEFAULT_PRESET = "tiny"
+from harness.runs import identity, manifest, notebooks, presets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``harness run``."""
     parser.add_argument("notebook", type=Path, help="the .ipynb file")
-    parser.add_argument("--preset", help=f"settings from presets/<notebook>.PRESET.yaml (default: {DEFAULT_PRESET}, where there is one)")
+    parser.add_argument("--preset", help="settings from presets/<notebook>.PRESET.yaml (default: the one that fits this machine)")
     parser.add_argument("-p", dest="given", metavar="name=value", action="append", default=[], help="set one parameter; may be repeated")
     parser.add_argument("--force", action="store_true", help="a fresh run beside a finished one")
     parser.add_argument("--dry-run", action="store_true", help="check everything, say what would run, start nothing")
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A run that was checked and not started."""
+
+    notebook: notebooks.Notebook
+    """What runs."""
+    preset: str | None
+    """Where its settings come from besides the notebook's defaults."""
+    preset_why: str
+    """Why this preset."""
+    given: Mapping[str, Any]
+    """What was asked for on top of the preset, as it was given."""
+    resolved: Mapping[str, Any]
+    """Every parameter with its value."""
+    facts: Mapping[str, Any]
+    """Everything that decides the result."""
+    folder: Path
+    """Where the run lies, or will lie."""
+
+
+def plan(notebook: Path, preset: str | None, given: Mapping[str, Any], force: bool = False, results: Path | None = None) -> Plan:
+    """Check everything that can be checked before a kernel starts; raises HarnessError or Refused. Starts and writes nothing.
+
+    ``given`` are values by name, text or typed; ``force`` asks for a fresh run beside a finished one; ``results`` is where
+    the runs lie (default: $HARNESS_RESULTS, else results/runs of the notebook's project).
+    """
+    found = notebooks.read(notebook)
+    chosen, why = presets.choose(found, preset, given)
+    settings = params.read_preset(found.presets()[chosen], found.parameters) if chosen else {}
+    resolved = runs.resolve(found, settings, given)
+    runs.refuse_secrets(resolved)
+    facts = identity.facts(found, resolved)
+    folder = runs.choose_folder(results or runs.results(found.path), found.name, identity.run_id(facts), force)
+    return Plan(found, chosen, why, dict(given), resolved, facts, folder)
+
+
 def main(args: argparse.Namespace) -> int:
     """Run a notebook, or reuse its finished run; 0 only when the manifest says complete."""
-    notebook = notebooks.read(args.notebook)
-    preset = choose_preset(notebook, args.preset)
-    settings = params.read_preset(notebook.presets()[preset], notebook.parameters) if preset else {}
-    given = params.assignments(args.given)
-    resolved = runs.resolve(notebook, settings, given)
-    runs.refuse_secrets(resolved)
-    facts = identity.facts(notebook, resolved)
-    folder = runs.choose_folder(runs.results(notebook.path), notebook.name, identity.run_id(facts), args.force)
+    made = plan(args.notebook, args.preset, params.assignments(args.given), args.force)
     if args.dry_run:
-        return _plan(notebook, preset, resolved, folder, facts)
-    if runs.is_finished(folder):
-        print(f"this run is finished already ({manifest.read(folder)['timings']['ended']}); nothing was started, --force makes a fresh one")
-        return _show(runs.Run(folder))
-    print(f"{notebook.path}, preset {preset or 'none'}")
-    return execute(notebook, runs.create(folder, notebook.name, facts, given, preset))
+        return _show_plan(made)
+    if runs.is_finished(made.folder):
+        print(f"this run is finished already ({manifest.read(made.folder)['timings']['ended']}); nothing was started, --force makes a fresh one")
+        return _show(runs.Run(made.folder))
+    print(f"{made.notebook.path}, preset {made.preset or 'none'} ({made.preset_why})")
+    return execute(made.notebook, runs.create(made.folder, made.notebook.name, made.facts, made.given, made.preset))
 
 
-def choose_preset(notebook: notebooks.Notebook, asked: str | None) -> str | None:
-    """The preset asked for, else the default one where there is one; raises HarnessError for one that is not there."""
-    found = notebook.presets()
-    if asked and asked not in found:
-        raise HarnessError(f"{notebook.name} has no preset `{asked}`; there are {', '.join(found) or 'none'}")
-    return asked or (DEFAULT_PRESET if DEFAULT_PRESET in found else None)
-
-
-def _plan(notebook: notebooks.Notebook, preset: str | None, resolved: Mapping[str, Any], folder: Path, facts: Mapping[str, Any]) -> int:
-    print(f"would run {notebook.path} (preset {preset or 'none'}) into {folder}")
-    for name, value in resolved.items():
+def _show_plan(made: Plan) -> int:
+    print(f"would run {made.notebook.path} (preset {made.preset or 'none'}: {made.preset_why}) into {made.folder}")
+    for name, value in made.resolved.items():
         print(f"  {name} = {value!r}")
-    why = "finished already" if runs.is_finished(folder) else manifest.status(folder) or identity.why_new(folder.parent, notebook.name, facts)
+    finished = runs.is_finished(made.folder)
+    why = "finished already" if finished else manifest.status(made.folder) or identity.why_new(made.folder.parent, made.notebook.name, made.facts)
     print(f"  {why}")
     return 0
 
