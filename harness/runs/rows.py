@@ -63,7 +63,8 @@ def _rows(question: str, subject: str, scored: pd.DataFrame, values: pd.Series) 
     missing = {"prompt", "seed"} - set(scored.columns)
     if missing:
         raise HarnessError(f"rows of {question}: no column {' or '.join(sorted(missing))}; sample with prompts and seeds, or write no rows for it")
-    table = scored[["prompt", "seed"]].reset_index(drop=True)
+    # a table joined with works that have no seed holds 7 as 7.0, which would be no partner of 7
+    table = scored[["prompt", "seed"]].convert_dtypes().reset_index(drop=True)
     table.insert(0, "question", question)
     table.insert(1, "subject", subject)
     return table.assign(value=values.to_numpy(dtype=float))
