@@ -36,6 +36,8 @@ class Question:
     """the answer when it is found; {subject} is filled in"""
     no: str = ""
     """the answer when it is not found"""
+    evidence: str = "else"
+    """where it stands on the evidence sheet: a key of `evidence.HEADINGS`"""
 
 
 QUESTIONS = {
@@ -49,7 +51,8 @@ QUESTIONS = {
          "One fine-tuned model is one draw; another training run of the same works can come out nearer or farther.",
          "It does not say that a work was copied, nor that any work was used without permission."),
         "Yes. The tuned model draws nearer to the hand of {subject} than the base model, and more so than models tuned on other artists.",
-        "It could not be shown that the tuned model draws nearer to the hand of {subject} than models tuned on other artists do."),
+        "It could not be shown that the tuned model draws nearer to the hand of {subject} than models tuned on other artists do.",
+        "recognisable"),
     "copies": Question(
         "Did any output copy a training work?", "share",
         "Every output is compared with every training work in three ways: by CLIP, by the colours of the whole picture, and by "
@@ -60,7 +63,8 @@ QUESTIONS = {
          "Copies that are strongly cropped, covered or redrawn can be missed.",
          "An upper bound holds for this model, these prompts and these settings, not for every way to use the model."),
         "Yes. More outputs are nearer to a training work than works that copy nothing would be.",
-        "No output was nearer to a training work than works that copy nothing are."),
+        "No output was nearer to a training work than works that copy nothing are.",
+        "much"),
     "representation": Question(
         "What do the outputs show of skin tone, glasses and facial hair, against the base model?", "change",
         "CLIP compares every picture with phrases for each class and gives no reading where two classes are too near. The finding "
