@@ -10,9 +10,12 @@ from typing import Any
 
 from harness import provenance
 from harness.errors import HarnessError
-from harness.runs import manifest, units
+from harness.runs import energy, manifest, units
 
 PRICE = "HARNESS_PRICE_PER_HOUR"
+METHOD = ("seconds: wall clock from the start of the run to its end; peak_memory: the most that the notebook's process held, by the operating "
+          "system, and on a GPU the most that torch allocated; disk_bytes: all files of the run's folder; cost: seconds times the price per hour")
+AGAIN = "; all of the last attempt alone: the run went on from an earlier one"
 
 
 def price(given: float | None = None) -> float | None:
@@ -38,11 +41,13 @@ def after(folder: Path, found: Mapping[str, Any], per_hour: float | None = None)
     Call it when the run has ended. Every estimate carries its method; what is not known is None, with the reason.
     """
     forecast, spent = found.get("predicted") or {}, found["timings"].get("seconds")
+    money = price(per_hour)
     actual = {
-        "seconds": spent, "peak_memory": found.get("peak_memory"), "disk_bytes": disk(folder),
-        "flops": _flops(found, forecast), "cost": _cost(spent, price(per_hour)), "price_per_hour": price(per_hour),
+        "seconds": spent, "peak_memory": found.get("peak_memory"), "disk_bytes": disk(folder), "flops": _flops(found, forecast),
+        "energy": energy.spent(forecast.get("meters"), spent), "cost": None if spent is None or money is None else spent / 3600 * money,
+        "price_per_hour": money, "method": METHOD + (AGAIN if found["timings"].get("attempts", 1) > 1 else ""),
     }
-    print("\n".join(_lines(actual, forecast)))
+    print("\n".join(_lines(actual, forecast)), flush=True)
     return actual
 
 
@@ -59,17 +64,15 @@ def _flops(found: Mapping[str, Any], forecast: Mapping[str, Any]) -> dict[str, A
     return {"value": forecast["flops"], "method": "counted from the work that the notebook declares, not measured; a multiply-add counts as two"}
 
 
-def _cost(spent: float | None, per_hour: float | None) -> float | None:
-    return None if spent is None or per_hour is None else spent / 3600 * per_hour
-
-
 def _lines(actual: Mapping[str, Any], forecast: Mapping[str, Any]) -> list[str]:
     before = f" (forecast {units.seconds(forecast['seconds'])})" if forecast.get("seconds") is not None else ""
     lines = [f"took {units.seconds(actual['seconds'])}{before}"] if actual["seconds"] is not None else []
     memory = actual["peak_memory"] or {}
     lines += [f"peak memory: {', '.join(f'{units.size(value)} {name}' for name, value in _memories(memory))}"] if memory else []
     lines += [f"disk: {units.size(actual['disk_bytes'])}"]
-    lines += [f"cost: {actual['cost']:.4f} at {actual['price_per_hour']:g} an hour"] if actual["cost"] is not None else []
+    lines += [f"operations: {units.operations(actual['flops']['value'])} ({actual['flops']['method']})"] if actual["flops"]["value"] else []
+    lines += [energy.line(actual["energy"])]
+    lines += [f"cost: {units.money(actual['cost'])} at {actual['price_per_hour']:g} an hour"] if actual["cost"] is not None else []
     return lines
 
 

@@ -29,3 +29,8 @@ def operations(value: float) -> str:
             return f"{value:.3g} {unit}FLOP"
         value /= 1000
     raise AssertionError("P is the last unit")
+
+
+def money(value: float) -> str:
+    """``12.30``, ``0.032``: two decimals, or two digits that say something."""
+    return f"{value:.2f}" if value >= 0.1 or value == 0 else f"{value:.2g}"

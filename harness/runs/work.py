@@ -10,14 +10,14 @@ import ast
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import params
 from harness.errors import HarnessError
 from harness.runs import notebooks
-from harness.runs.flops import Counts
+from harness.runs.flops import RANK, Counts
 
 OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
@@ -80,29 +80,42 @@ class Work:
         train = one.step_peak(self.train_batch) if self.train_steps else 0
         at_once = min(self.draw_batch, self.draws)
         live = max(train, at_once * max(self.evaluations * one.forward_bytes, one.decode_bytes), one.encode_bytes if self.encodes else 0)
-        moments = 2 * one.trained_bytes if self.train_steps else 0
-        return round((one.weight_bytes + live) * (0.5 if half else 1) + moments)
+        return round((one.weight_bytes + live) * (0.5 if half else 1) + (self._trained_bytes(one) if self.train_steps else 0))
+
+    def _trained_bytes(self, one: Counts) -> float:
+        """Adam's moments in float32, and what a LoRA of another rank than the counted one holds besides."""
+        share = self.rank / RANK if self.trains == "lora" else 1
+        return one.trained_bytes * (2 * share + max(0, 2 * (share - 1)))
 
 
 def declared(notebook: Path, resolved: Mapping[str, Any]) -> Work | None:
-    """The work of a notebook file with these parameters; None where it declares none.
+    """The work of a notebook file with these parameters; None where it declares none. Raises HarnessError as ``read`` does."""
+    entries, where = table(notebook)
+    return read(entries, resolved, where) if entries else None
 
-    Raises HarnessError for an unknown entry, a name that is no parameter, or anything but arithmetic.
-    """
-    told = (notebooks.load(notebook).get("metadata") or {}).get("harness") or {}
+
+def table(notebook: Path) -> tuple[dict[str, Any] | None, str]:
+    """The entries that a notebook declares (None: none), and where they stand; raises HarnessError for an unknown entry."""
+    told, where = (notebooks.load(notebook).get("metadata") or {}).get("harness") or {}, f"{notebook}, metadata harness.work"
     entries = told.get("work") if isinstance(told, dict) else None
-    if entries is None:
-        return None
-    where = f"{notebook}, metadata harness.work"
-    if not isinstance(entries, dict):
+    if entries is not None and not isinstance(entries, dict):
         raise HarnessError(f"{where}: must be a table of names and arithmetic, not {entries!r:.60}")
-    known = params.fields(Work)
-    params.check([params.Parameter(each.name, Any, each.default, each.help) for each in known], entries, where)
-    words = {name: entries[name] for name in ("trains",) if name in entries}
+    params.check([params.Parameter(each.name, Any, each.default, each.help) for each in params.fields(Work)], entries or {}, where)
+    return entries, where
+
+
+def read(entries: Mapping[str, Any], resolved: Mapping[str, Any], where: str) -> Work:
+    """Declared entries worked out with these parameters; raises HarnessError for a name that is no parameter, or anything but arithmetic."""
+    words = {"trains": entries["trains"]} if "trains" in entries else {}
     words["model"] = _model(entries.get("model", "model"), resolved, required="model" in entries, where=where)
-    numbers = {each.name: evaluate(entries[each.name], resolved, f"{where}.{each.name}") for each in fields(Work)
-               if each.name in entries and each.name not in ("trains", "model")}
+    numbers = {name: evaluate(written, resolved, f"{where}.{name}") for name, written in entries.items() if name not in ("trains", "model")}
     return Work(**numbers, **words)
+
+
+def names(entries: Mapping[str, Any]) -> set[str]:
+    """The parameters that declared work depends on."""
+    found = {node.id for written in entries.values() for node in ast.walk(ast.parse(str(written), mode="eval")) if isinstance(node, ast.Name)}
+    return found - set(CALLS) | ({"model"} if "model" not in entries else set())
 
 
 def _model(name: str, resolved: Mapping[str, Any], required: bool, where: str) -> str:
