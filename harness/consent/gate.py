@@ -1,18 +1,30 @@
-"""The gate: may these pictures be used for this? Whatever is not plainly allowed is blocked."""
+"""The gate: may these pictures be used for this? Whatever is not plainly allowed is blocked.
+
+Asked for each picture: the artist, whoever else holds the rights, whoever is depicted, and whoever left a word on the very
+work. Depicted persons must besides be attested to be adult, and no purpose gets around that.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 from harness.consent import ledger as ledgers
+from harness.consent import near
 from harness.consent.ledger import ALL_WORKS, USES, Ledger, Record
+from harness.consent.store import Store, open_store
 from harness.errors import HarnessError, Refused
 from harness.images import ImageSet
 
+SAID = 20  # reasons that a refusal spells out; a decision holds all of them
 PURPOSES = ("training", "audit")
+ACTIONS = {"fine-tuning": "cawg.ai_generative_training", "image-to-image": "cawg.ai_inference", "avatars": "cawg.ai_generative_training",
+           "embedding": "cawg.data_mining", "publishing": "cawg.ai_generative_training"}
+"""What is done here, and the use that has to be allowed for it; what a model made is published where making it was allowed."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +46,11 @@ class Decision:
     blocked: int
     """How many of them are not allowed."""
     ledger_sha256: str
-    """Hash of the ledger that answered."""
+    """Hash of the ledger that answered; of a store its last entry's, to pin its history by."""
     works: frozenset[str]
     """The pictures' hashes."""
+    wishes: tuple[str, ...] = ()
+    """What those who agreed asked for besides: how they must not be named."""
 
     @property
     def exportable(self) -> bool:
@@ -50,66 +64,175 @@ class Decision:
     def as_dict(self) -> dict:
         """For a manifest: everything but the list of works, which the manifest holds itself."""
         kept = {key: value for key, value in asdict(self).items() if key != "works"}
-        return kept | {"reasons": list(self.reasons), "exportable": self.exportable}
+        return kept | {"reasons": list(self.reasons), "wishes": list(self.wishes), "exportable": self.exportable}
 
 
-def ask(images: ImageSet, ledger: Ledger | Path, use: str = "cawg.ai_generative_training", purpose: str = "training",
-        at: date | None = None) -> Decision:
-    """Ask the ledger about every picture (columns `sha256` and `artist`), for the day `at` (UTC today).
+Copies = Callable[[ImageSet, Sequence[tuple[str, bytes]]], Mapping[str, str]]
+
+
+def ask(images: ImageSet, ledger: Ledger | Store | Path, use: str = "cawg.ai_generative_training", purpose: str = "training",
+        at: date | None = None, depicts: Sequence[str] = (), token: str = "", signals: Iterable[Record] = (), copies: Copies = near.copies) -> Decision:
+    """Ask the ledger about every picture (columns `sha256`, `artist`, perhaps `depicts`), for the day `at` (UTC today).
 
     Missing, expired, withdrawn, not yet granted, constrained, notAllowed, out of scope, and contradictory records all
-    block: purpose "training" then raises Refused with subjects and counts, "audit" goes on with a marked Decision.
+    block, and so do near-duplicates of withdrawn works whose artist left their hashes: purpose "training" then raises
+    Refused with subjects and counts, "audit" goes on with a marked Decision.
+
+    `use` is a CAWG use or one of ACTIONS; `depicts` are persons whom all pictures show (several in the column with ";"),
+    `token` is the word by which a model is to call the subject, `signals` are records found in the files (`signals.scan`),
+    `copies` finds near-duplicates. A depicted person who is not attested to be adult is refused for any purpose.
     """
+    use = ACTIONS.get(use, use)
     if purpose not in PURPOSES or use not in USES:
         raise HarnessError(f"cannot ask for purpose {purpose!r} and use {use!r}; purposes are {', '.join(PURPOSES)}, "
-                           f"uses are {', '.join(USES)}.")
+                           f"uses are {', '.join((*USES, *ACTIONS))}.")
     if "artist" not in images.table:
         raise HarnessError(f"{images.folder}: no column 'artist'; the gate has to know whose works these are.")
-    book = ledger if isinstance(ledger, Ledger) else ledgers.read(ledger)
-    day = at or datetime.now(UTC).date()
-    blocks = _blocks(images, book, use, day)
+    book = book_of(ledger)
+    day = at or _today(book)
+    asked = _Question(book, (*book.records, *signals), use, day, token)
+    works = [(work, artist, (*depicts, *shown)) for work, artist, shown in _works(images, book)]
+    asked.refuse_minors({person for _, _, people in works for person in people} | {p for work, artist, _ in works for p in asked.shown(work, artist)})
+    blocks = _blocks(asked, works, copies(images, book.left) if book.left else {})
     reasons = tuple(f"{who or '(no artist named)'}: {n} work{'s' if n > 1 else ''} {why}" for (who, why), n in blocks.items())
     blocked = sum(blocks.values())
     if blocked and purpose == "training":
-        raise Refused(f"{blocked} of {len(images)} pictures may not be used for {use}: " + "; ".join(reasons)
-                      + ". Take them out, or record the consent in the ledger.")
-    works = frozenset(images.table["sha256"])
-    return Decision(not blocked, purpose, use, day.isoformat(), reasons, len(images), blocked, book.sha256, works)
+        more = f"; and {len(reasons) - SAID} more reasons" if len(reasons) > SAID else ""
+        raise Refused(f"{blocked} of {len(images)} pictures may not be used for {use}: " + "; ".join(reasons[:SAID])
+                      + f"{more}. Take them out, or record the consent in the ledger.")
+    return Decision(not blocked, purpose, use, day.isoformat(), reasons, len(images), blocked, book.sha256,
+                    frozenset(images.table["sha256"]), asked.wishes({artist for _, artist, _ in works}))
 
 
-def _blocks(images: ImageSet, book: Ledger, use: str, day: date) -> dict[tuple[str, str], int]:
+def book_of(ledger: Ledger | Store | Path) -> Ledger:
+    """What holds now, from a ledger in memory, a CSV, or a store or its path; raises HarnessError for anything else."""
+    if isinstance(ledger, Ledger):
+        return ledger
+    if isinstance(ledger, Store):
+        return ledger.book()
+    if not is_store(ledger):
+        return ledgers.read(ledger)
+    with open_store(ledger) as store:
+        return store.book()
+
+
+def is_store(path: Path) -> bool:
+    """Is the file at this path a store rather than a table, by its first bytes or else its name?"""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            return file.read(16) == b"SQLite format 3\0" or path.suffix in (".db", ".sqlite")
+    except OSError:
+        return path.suffix in (".db", ".sqlite")
+
+
+def _today(book: Ledger) -> date:
+    """Today in UTC, unless the clock went back behind the ledger: what has expired would hold again."""
+    day = datetime.now(UTC).date()
+    if day.isoformat() < book.last:
+        raise HarnessError(f"the clock of this machine says {day}, and {book.name} has an entry of {book.last}; set the clock.")
+    return day
+
+
+def _works(images: ImageSet, book: Ledger) -> Iterable[tuple[str, str, tuple[str, ...]]]:
+    """Hash and artist of every picture, and whom the table or the store's photos say that it shows."""
+    table = images.table
+    column = table["depicts"] if "depicts" in table else [""] * len(table)
+    for work, artist, shown in zip(table["sha256"], table["artist"], column, strict=True):
+        people = tuple(name.strip() for name in shown.split(";") if name.strip()) if shown else ()
+        yield work, artist, people + ((book.photos[work],) if work in book.photos else ())
+
+
+def _blocks(asked: _Question, works: Sequence[tuple[str, str, tuple[str, ...]]], copied: Mapping[str, str]) -> dict[tuple[str, str], int]:
     """How many pictures each (artist, reason) blocks."""
-    by_subject, by_work = defaultdict(list), defaultdict(list)
-    for record in book.records:
-        (by_subject[record.subject] if record.sha256 == ALL_WORKS else by_work[record.sha256]).append(record)
     blocks: dict[tuple[str, str], int] = defaultdict(int)
-    for work, artist in zip(images.table["sha256"], images.table["artist"], strict=True):
-        # A record on the very work counts whoever it is from: a client or a person shown may say no too.
-        why = _why_not(book, by_subject[artist] + by_work[work], artist, use, day)
+    for work, artist, people in works:
+        why = asked.why_not(work, artist, people)
+        if not why and work in copied:
+            why = f"nearly the same as a withdrawn work ({copied[work][:12]})"
         if why:
             blocks[artist, why] += 1
     return dict(blocks)
 
 
-def _why_not(book: Ledger, records: list[Record], artist: str, use: str, day: date) -> str:
-    """Why one work is blocked, or ''. `records` are all that concern it."""
-    asked = [(record, record.state(day)) for record in records if record.use == use]
-    yes = [record for record, state in asked if state == "allowed"]
-    no = [(record, state) for record, state in asked if state in ("notAllowed", "withdrawn", "constrained")]
-    if yes and no:
-        named = ", ".join(f"{book.line(r)} ({s})" for r, s in [(yes[0], "allowed"), *no])
-        return f"under contradictory records: {named}"
-    if no:
-        return ", ".join(f"{state} ({_where(book, record)})" for record, state in no)
-    own = [(record, state) for record, state in asked if record.subject == artist]
-    if any(state == "allowed" for _, state in own):
+class _Question:
+    """One use on one day, and the records sorted for it."""
+
+    def __init__(self, book: Ledger, records: Sequence[Record], use: str, day: date, token: str) -> None:
+        self.book, self.use, self.token = book, use, token
+        self.state = {id(record): record.state(day) for record in records}
+        self.by_subject, self.by_work, self.of = defaultdict(list), defaultdict(list), defaultdict(list)
+        for record in records:
+            self.of[record.subject].append(record)
+            (self.by_subject[record.subject] if record.sha256 == ALL_WORKS else self.by_work[record.sha256]).append(record)
+
+    def shown(self, work: str, artist: str) -> list[str]:
+        """Whom the records say that a work shows."""
+        return [person for record in self._on(work, artist) for person in record.people]
+
+    def _on(self, work: str, artist: str) -> list[Record]:
+        # A record on the very work counts whoever it is from: a client or a person shown may say no too.
+        return self.by_subject.get(artist, []) + self.by_work.get(work, [])
+
+    def refuse_minors(self, people: Iterable[str]) -> None:
+        """Raise Refused when somebody shown may be a minor: nobody said that they are adult, or somebody that they are not."""
+        said = {name: {r.adult for r in self.of.get(name, []) if self.state[id(r)] != "not yet granted"} for name in people}
+        missing = sorted(name for name, words in said.items() if "attested" not in words or words & {"minor", "unknown"})
+        if missing:
+            raise Refused(f"no adult attestation that stands for {', '.join(missing)}, who {'is' if len(missing) == 1 else 'are'} depicted; "
+                          "pictures of somebody who may be a minor are used for nothing here, audits included. Take them out.")
+
+    def why_not(self, work: str, artist: str, people: Sequence[str]) -> str:
+        """Why a work is blocked, or ''."""
+        on = self._on(work, artist)
+        holders = {record.rights_holder for record in on} - {"", artist}
+        others = [(name, f"of {name}'s, who holds the rights: ") for name in sorted(holders)]
+        others += [(name, f"showing {name}: ") for name in dict.fromkeys((*people, *self.shown(work, artist))) if name != artist]
+        records = {id(record): record for name, _ in [(artist, ""), *others] for record in self._on(work, name)}
+        asked = [record for record in records.values() if record.use == self.use]
+        why = self._no(asked) or self._missing(artist, asked, list(records.values()), "")
+        for name, words in others:
+            why = why or self._missing(name, asked, list(records.values()), words)
+        return why or self._unwanted_name(records.values())
+
+    def _no(self, asked: Sequence[Record]) -> str:
+        """Does anybody say no, or only under a condition?"""
+        no = [record for record in asked if self.state[id(record)] in ("notAllowed", "withdrawn", "constrained")]
+        yes = [record for record in asked if self.state[id(record)] == "allowed"]
+        withdrawn = [record for record in no if self.state[id(record)] == "withdrawn"]
+        if yes and no and not withdrawn:
+            return "under contradictory records: " + ", ".join(f"{self.book.line(r)} ({self.state[id(r)]})" for r in (yes[0], *no))
+        return ", ".join(f"{self.state[id(record)]} ({self._where(record)})" for record in withdrawn or no)
+
+    def _missing(self, name: str, asked: Sequence[Record], records: Sequence[Record], words: str) -> str:
+        """Is there a yes of this very party? If not, what there is instead."""
+        own = [record for record in asked if record.subject == name]
+        if any(self.state[id(record)] == "allowed" for record in own):
+            return ""
+        if own:  # expired or not yet granted
+            return words + ", ".join(f"{self.state[id(record)]} ({self._where(record)})" for record in own)
+        scopes = sorted({record.use for record in records if record.subject == name})
+        return words + (f"out of scope (recorded only for {', '.join(scopes)})" if scopes else "without any record")
+
+    def _where(self, record: Record) -> str:
+        """Line and, for a record with a condition, the condition."""
+        return self.book.line(record) + (f": {record.note}" if record.decision == "constrained" and record.note else "")
+
+    def _unwanted_name(self, records: Iterable[Record]) -> str:
+        """Is the model to be taught a name that its bearer does not want there?"""
+        for record in records if self.token else ():
+            if record.not_as_token and any(_within(name, self.token) for name in (record.subject, record.creator) if name):
+                return f"whose name was asked not to be a token ({self.book.line(record)})"
         return ""
-    if own:  # expired or not yet granted
-        return ", ".join(f"{state} ({_where(book, record)})" for record, state in own)
-    scopes = sorted({record.use for record in records if record.subject == artist})
-    return f"out of scope (recorded only for {', '.join(scopes)})" if scopes else "without any record"
+
+    def wishes(self, artists: Iterable[str]) -> tuple[str, ...]:
+        """How the artists must not be named."""
+        named = {(r.subject, words) for artist in artists for r in self.of.get(artist, []) for flag, words in
+                 ((r.not_as_token, "not to be a token"), (r.not_affiliated, "not to be named as taking part")) if flag}
+        return tuple(f"{subject} asks {words}" for subject, words in sorted(named))
 
 
-def _where(book: Ledger, record: Record) -> str:
-    """Line and, for a record with a condition, the condition."""
-    return book.line(record) + (f": {record.note}" if record.decision == "constrained" and record.note else "")
+def _within(name: str, token: str) -> bool:
+    """Does a name stand in a token, whatever the case and whatever joins its words?"""
+    plain = [" ".join(re.split(r"[\W_]+", text.casefold().strip("<>"))) for text in (name, token)]
+    return bool(plain[0].strip()) and f" {plain[0].strip()} " in f" {plain[1]} "

@@ -170,8 +170,9 @@ class Ledger:
     """Day of the last entry of a store: no question is answered for an earlier one by a clock that went back."""
 
     def line(self, record: Record) -> str:
-        """Where a record stands, to be named in a reason."""
-        return f"{self.name} {'entry' if self.numbers else 'line'} {self._lines[id(record)]}"
+        """Where a record stands, to be named in a reason; for one from elsewhere, what it rests on."""
+        place = self._lines.get(id(record))
+        return f"{self.name} {'entry' if self.numbers else 'line'} {place}" if place else record.basis
 
     @cached_property
     def _lines(self) -> dict[int, int]:
