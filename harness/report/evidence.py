@@ -39,7 +39,7 @@ class Mark:
 PUBLIC = (
     Mark("A style model made from 32 illustrations, 2022", "2.5 hours", "under $2", "https://waxy.org/2022/11/invasive-diffusion-how-one-unwilling-illustrator-found-herself-turned-into-an-ai-model/"),
     Mark("DreamBooth of one subject on a rented A10G, 2022", "15 to 20 minutes", "not reported", "https://github.com/AUTOMATIC1111/stable-diffusion-webui/discussions/1167"),
-    Mark("A pack of 50 avatars bought in an app, 2022", "about half an hour", "$3.99", "https://www.startribune.com/how-is-everyone-making-those-ai-selfies/600234097"),
+    Mark("A pack of 50 avatars bought in an app, 2022", "about half an hour", "$3.99, a trial price", "https://www.startribune.com/how-is-everyone-making-those-ai-selfies/600234097"),
 )
 
 
