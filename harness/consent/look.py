@@ -1,0 +1,100 @@
+"""How the search for what is left looks at pictures: what is written inside their files, and what the cells of a sheet show.
+
+It shares nothing with `harness.images`, through which everything else enters: a second reader does not repeat the first one's mistakes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CELLS = ((96, 8),)
+"""cell and gap, in pixels, of the house's own contact sheets (harness.plots)"""
+SMALLEST = 24
+"""side in pixels below which a cell shows nobody"""
+
+
+def decode(data: bytes) -> Image.Image | None:
+    """A picture in plain colours, with its notes; None for other bytes."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            info = dict(opened.info) | {"text": getattr(opened, "text", {})}
+            plain = ImageOps.exif_transpose(opened).convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", plain.size, "white"), plain).convert("RGB")
+        picture.info = info
+        return picture
+    except Exception:  # whatever a decoder raises on foreign bytes: then they are looked at as bytes
+        return None
+
+
+def notes(picture: Image.Image, data: bytes) -> Iterator[bytes]:
+    """Text, EXIF and comments inside a picture's file, unpacked, and whatever else its file holds that is no pixel."""
+    for key, value in (*picture.info.items(), *picture.info.get("text", {}).items()):
+        yield str(key).encode()
+        yield value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
+    if data.startswith(b"\x89PNG"):
+        yield from _chunks(data, 8, "big", b"IDAT")
+    elif data[:4] == b"RIFF":
+        yield from _chunks(data, 12, "little", b"VP8")
+    elif data.startswith(b"\xff\xd8"):
+        yield data[:data.find(b"\xff\xda")]
+        yield data[data.rfind(b"\xff\xd9"):]
+
+
+def _chunks(data: bytes, start: int, order: str, pixels: bytes) -> Iterator[bytes]:
+    """The chunks of a PNG (length, name, data, checksum) or a WebP (name, length, data) but its pixels, and what follows the last."""
+    while start + 8 <= len(data):
+        name, length = (data[start + 4:start + 8], data[start:start + 4])[:: 1 if order == "big" else -1]
+        end = start + 8 + int.from_bytes(length, order) + (4 if order == "big" else int.from_bytes(length, order) % 2)
+        if not name.startswith(pixels):
+            yield data[start:end]
+        start = end
+        if name == b"IEND":
+            break
+    yield data[start:]
+
+
+def cells(picture: Image.Image) -> Iterator[tuple[str, Image.Image]]:
+    """The cells of a contact sheet: by the house's own geometry, and between even lines that cross the whole picture."""
+    width, height = picture.size
+    boxes: dict[tuple[int, int, int, int], None] = {}
+    for cell, gap in CELLS:
+        if (width - gap) % (cell + gap) == 0 and width > cell + 2 * gap or height > cell + 2 * gap and width == cell + 2 * gap:
+            boxes |= dict.fromkeys((x, y, x + cell, y + cell) for x in range(gap, width - cell + 1, cell + gap)
+                                   for y in _tops(height, cell, gap))
+    boxes |= dict.fromkeys(_cut(picture, (0, 0, width, height)))
+    for box in boxes:
+        if min(box[2] - box[0], box[3] - box[1]) >= SMALLEST and box != (0, 0, width, height):
+            yield f"!cell at {box[0]}, {box[1]}", picture.crop(box)
+
+
+def _tops(height: int, cell: int, gap: int) -> list[int]:
+    """Where rows of cells may begin: with a line of text above the first, below each, or neither."""
+    return sorted({y for head in (0, 15) for step in (cell + gap, cell + gap + 15) for y in range(gap + head, height - cell + 1, step)})
+
+
+def _cut(picture: Image.Image, box: tuple[int, int, int, int], depth: int = 6) -> Iterator[tuple[int, int, int, int]]:
+    """Cut a box along lines of one colour, first one way and then the other, until nothing more falls apart."""
+    import numpy as np
+
+    pixels = np.asarray(picture.crop(box)).astype(int)
+    for axis in (0, 1):
+        busy = (pixels.max(axis=1 - axis) - pixels.min(axis=1 - axis)).max(axis=-1) > 8
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], busy, [False]]).astype(int)))
+        parts = [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a >= SMALLEST]
+        if len(parts) > 1 and depth:
+            for a, b in parts:
+                inner = (box[0], box[1] + a, box[2], box[1] + b) if axis == 0 else (box[0] + a, box[1], box[0] + b, box[3])
+                yield from _cut(picture, inner, depth - 1)
+            return
+        if parts and (parts[0][1] - parts[0][0]) < len(busy):  # one part within a border
+            a, b = parts[0]
+            box = (box[0], box[1] + a, box[2], box[1] + b) if axis == 0 else (box[0] + a, box[1], box[0] + b, box[3])
+            pixels = np.asarray(picture.crop(box)).astype(int)
+    yield box

@@ -1,0 +1,220 @@
+"""A file without somebody: rows, vectors, embedded pictures and names taken out, everything of others left as it was.
+
+Every function gives back the file's new bytes, the same bytes where nothing had to change, or None where nothing may stay.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import html
+import io
+import json
+import re
+import unicodedata
+import urllib.parse
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from harness.consent import files
+from harness.errors import BadImage
+from harness.images import decode, sha256
+
+GONE = "removed"
+"""what stands in place of a name or a hash"""
+PLACEHOLDER = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="
+"""a PNG of one grey pixel, in place of a picture inside a page"""
+PICTURE = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-9A-Za-z+/]|SUkqA|TU0AK)[A-Za-z0-9+/]{60,}(?:\r?\n[A-Za-z0-9+/]{20,})*\s?={0,2}")
+TEXTS = {".json", ".ipynb", ".html", ".htm", ".md", ".txt", ".csv", ".tsv", ".yaml", ".yml", ".log", ".svg", ".jsonl", ".xml", ".sig", ".j2", ".toml", ".cfg", ".py"}
+
+
+@dataclass(frozen=True)
+class Scrub:
+    """Whom to take out."""
+
+    tainted: frozenset[str]
+    """Hashes of their works and of all that was made from them."""
+    names: tuple[str, ...] = ()
+    """Names whose rows go and that must not be left; none where names may stay."""
+    near: Callable[[Any], bool] = field(default=lambda picture: False)
+    """Does a decoded picture look like one of their works?"""
+    doubtful: Callable[[Any], bool] = field(default=lambda picture: False)
+    """In pages of a reached run: may this picture show them, because it is recognisably nobody else's? (contact sheets)"""
+    claimed: frozenset[str] = frozenset()
+    """Hashes that tables give to others: those stay, whatever they look like."""
+    only_pictures: bool = False
+    """Take out what shows the works; hashes in texts and adapters trained on them may stay."""
+
+    @cached_property
+    def _names(self) -> re.Pattern[str]:
+        forms = {form for name in self.names for form in _forms(name)}
+        return re.compile("|".join(rf"(?<![^\W_]){re.escape(f)}(?![^\W_])" for f in sorted(forms, key=len, reverse=True)) or r"(?!)", re.IGNORECASE)
+
+    def text(self, text: str) -> str:
+        """A text without their names, hashes and pictures."""
+        if not self.only_pictures:
+            text = self._names.sub(GONE, files.TEXT_HASH.sub(lambda m: GONE if m.group() in self.tainted else m.group(), text))
+        return PICTURE.sub(lambda m: PLACEHOLDER if self.shows(m.group()) else m.group(), text)
+
+    def shows(self, code: str) -> bool:
+        """Is a picture in base64 one that has to go?"""
+        try:
+            joined = re.sub(r"\s", "", code)
+            raw = base64.b64decode(joined + "=" * (-len(joined) % 4))
+        except binascii.Error:
+            return False
+        return joined != PLACEHOLDER and self.is_theirs(raw, embedded=True)
+
+    def is_theirs(self, raw: bytes, embedded: bool = False) -> bool:
+        """Is a picture's file one that has to go: by hash, by look, by what is written in it, and in pages by doubt?"""
+        digest = sha256(raw)
+        if digest in self.tainted or digest in self.claimed:
+            return digest in self.tainted
+        try:
+            picture = decode(raw)
+        except BadImage:
+            return False
+        return self.near(picture) or bool(self.names and self._names.search(_written(raw))) or (embedded and self.doubtful(picture))
+
+    def clean(self, name: str, data: bytes) -> bytes | None:
+        """A file's bytes without them; None when the whole file has to go. `name` is only read for its suffix."""
+        suffix = "." + name.rpartition(".")[2].lower()
+        if sha256(data) in self.tainted:
+            return None
+        if files.is_picture(data):
+            return None if self.is_theirs(data) else data
+        if data[:2] == b"PK":
+            return self.vectors(data) if suffix == ".npz" else self.archive(data)
+        if data[8:9] == b"{" and suffix == ".safetensors":
+            return self.tensors(data)
+        return self.words(suffix, data) if suffix in TEXTS or b"\0" not in data[:8192] else data
+
+    def words(self, suffix: str, data: bytes) -> bytes | None:
+        """A text file of any kind; a table loses their rows, JSON stays JSON."""
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError:
+            text = data.decode("latin-1")
+            return data if self.text(text) == text else self.text(text).encode("latin-1")
+        if suffix in (".json", ".ipynb"):
+            return self.json(text).encode()
+        kept = self.table(text) if suffix == ".csv" else text
+        return None if kept is None else self.text(kept).encode()
+
+    def table(self, text: str) -> str | None:
+        """A CSV without the rows of their pictures, the others in their order; None for a list of files in which none is left."""
+        try:
+            lines = list(csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline="")))
+        except csv.Error:
+            return text
+        kept = [line for i, line in enumerate(lines) if not i or not self._of_them(dict(zip(lines[0], line, strict=False)))]
+        if len(kept) == len(lines) or (self.only_pictures and "file" not in lines[0]):
+            return text
+        if len(kept) == 1 and {"file", "sha256"} <= set(kept[0]):
+            return None
+        out = io.StringIO(newline="")
+        csv.writer(out, lineterminator="\n").writerows(kept)
+        return out.getvalue()
+
+    def _of_them(self, row: dict[str, str]) -> bool:
+        named = files.owned(row, self.names) or bool(self.names) and "sha256" in row and self._names.search(row.get("prompt", ""))
+        return row.get("sha256") in self.tainted or bool(named)
+
+    def json(self, text: str) -> str:
+        """JSON with every text in it cleaned; laid out as it was, and the same bytes when nothing had to change."""
+        try:
+            held = json.loads(text)
+        except ValueError:
+            return self.text(text)
+        cleaned = self.value(held)
+        if cleaned == held:
+            return text
+        first = re.match(r"[\[{]\r?\n( +)", text)
+        layout = {"indent": len(first.group(1))} if first else {"separators": (",", ":") if '": ' not in text[:2000] else (", ", ": ")}
+        return json.dumps(cleaned, ensure_ascii=False, **layout) + ("\n" if text.endswith("\n") else "")
+
+    def value(self, value: Any) -> Any:
+        """Plain lists, dicts and texts, cleaned."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {self.text(key): self.value(part) for key, part in value.items()}
+        if isinstance(value, list):
+            if len(value) > 1 and all(isinstance(line, str) for line in value) and PICTURE.match(joined := "".join(value)):
+                return [PLACEHOLDER] if self.shows(joined) else value  # a picture in lines, as older notebooks hold it
+            return [self.value(part) for part in value]
+        return value
+
+    def vectors(self, data: bytes) -> bytes | None:
+        """An embeddings file without their rows; None when no row is left."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+        if "sha256" not in arrays:
+            return data
+        keep = np.array([str(name) not in self.tainted for name in arrays["sha256"]], dtype=bool)
+        for key in (key for key in arrays if key.startswith("table_") and self.names):
+            keep &= np.array([not self._names.search(str(value)) for value in arrays[key]], dtype=bool)
+        if keep.all():
+            return data
+        buffer = io.BytesIO()
+        rows = len(keep)
+        np.savez_compressed(buffer, **{key: part[keep] if part.ndim and len(part) == rows else part for key, part in arrays.items()})
+        return buffer.getvalue() if keep.any() else None
+
+    def tensors(self, data: bytes) -> bytes | None:
+        """A safetensors file whose metadata names one of their works goes; of another one their names do."""
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:8 + length])
+        said = header.get("__metadata__") or {}
+        if self.only_pictures and files.ADAPTER in said:
+            return data
+        if any(found in self.tainted for value in said.values() for found in files.hashes(value)):
+            return None
+        header["__metadata__"] = {key: self.json(value) for key, value in said.items()}
+        if header["__metadata__"] == said:
+            return data
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text + data[8 + length:]
+
+    def archive(self, data: bytes) -> bytes | None:
+        """A zip with its members cleaned; None when nothing is left in it."""
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as held:
+                members = [(info, held.read(info)) for info in held.infolist()]
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError):  # damaged or encrypted: the search says so
+            return data
+        cleaned = [(info, self.clean(info.filename, raw)) for info, raw in members]
+        if all(new == raw for (_, new), (_, raw) in zip(cleaned, members, strict=True)):
+            return data
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as out:
+            for info, new in cleaned:
+                if new is not None:
+                    out.writestr(self._names.sub(GONE, info.filename), new)
+        return buffer.getvalue() if any(new is not None for _, new in cleaned) else None
+
+
+def _forms(name: str) -> Iterable[str]:
+    """The ways in which a name is written down: both spellings of accents, escaped for pages, addresses and JSON."""
+    for plain in {unicodedata.normalize(form, name) for form in ("NFC", "NFD")}:
+        yield from (plain, html.escape(plain), html.escape(plain, quote=False), urllib.parse.quote(plain), urllib.parse.quote_plus(plain),
+                    json.dumps(plain)[1:-1])
+
+
+def _written(raw: bytes) -> str:
+    """What a picture's file says in words (PNG text, EXIF, comments)."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(raw)) as picture:
+            notes = {**picture.info, **(getattr(picture, "text", None) or {})}
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    return "\n".join(note.decode("utf-8", "replace") if isinstance(note, bytes) else str(note) for note in notes.values())

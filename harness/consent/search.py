@@ -1,0 +1,299 @@
+"""Is anything left? A search of every file that knows nothing of how forgetting works.
+
+It does not ask tables, manifests or names of files what a file is: it looks at bytes. By hash (of files, of members of archives, of
+pictures inside notebooks and pages, and written anywhere as text or as bytes), by look (perceptual descriptors of everything that
+decodes to a picture, cells of contact sheets too), by word, and by planted fragments of tensors. Free pages of a database are bytes
+like all others.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import gzip
+import hashlib
+import html
+import io
+import os
+import re
+import unicodedata
+import urllib.parse
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.consent import look
+from harness.errors import HarnessError
+from harness.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LARGEST = 512 * 2**20
+"""bytes of a file, or of a member of an archive, that are read at once; what is larger is read in overlapping pieces"""
+DEEPEST = 4
+"""archives inside archives that are opened"""
+HEX = re.compile(rb"[0-9a-f]{64}")
+BASE64 = re.compile(rb"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-9A-Za-z+/]|SUkqA|TU0AK)[A-Za-z0-9+/\-_]{60,}")
+# What a writer may put between the lines of one base64 text: line ends, escaped in JSON or not, list separators, %-escapes.
+BREAKS = re.compile(rb'(?<=[A-Za-z0-9+/])(?:\\r|\\n|%0D|%0A|"\s*,\s*"|[\r\n]+[ \t]*)+(?=[A-Za-z0-9+/])')
+
+
+@dataclass(frozen=True)
+class Needles:
+    """What must not be found."""
+
+    hashes: frozenset[str] = frozenset()
+    """SHA-256 of files."""
+    words: tuple[str, ...] = ()
+    """Names and tokens."""
+    near: tuple[bytes, ...] = ()
+    """Perceptual descriptors."""
+    raw: tuple[bytes, ...] = ()
+    """Fragments of tensors and vectors, as they stand in a file."""
+
+    def __post_init__(self) -> None:
+        short = [word for word in self.words if len(word.strip()) < 3]
+        if short:
+            raise HarnessError(f"the word {short[0]!r} is too short to be searched for: it would be found everywhere.")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One thing that was found."""
+
+    place: str
+    """File, and after "!" the member or picture inside it."""
+    how: str
+    """hash, look, word or bytes."""
+    what: str
+    """The hash, word or fragment; never a picture."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search found, and how far it could see."""
+
+    hits: tuple[Hit, ...]
+    """Empty when nothing is left."""
+    files: int
+    """Files looked into."""
+    pictures: int
+    """Pictures looked at, those inside other files included."""
+    bytes: int
+    """Bytes of the files."""
+    unread: tuple[str, ...]
+    """What could not be looked into (unreadable, encrypted, packed by git), each with the reason."""
+
+    @property
+    def clean(self) -> bool:
+        """Was everything read and nothing found?"""
+        return not self.hits and not self.unread
+
+    def sentence(self) -> str:
+        """The answer in words."""
+        seen = f"{self.files:,} files ({self.bytes / 1e6:,.1f} MB, {self.pictures:,} pictures)"
+        blind = f"; {len(self.unread)} could not be looked into, the first is {self.unread[0]}" if self.unread else ""
+        if not self.hits:
+            return f"nothing was found in {seen}{blind}"
+        return f"{len(self.hits)} traces in {seen}, the first is {self.hits[0].place} ({self.hits[0].how}: {self.hits[0].what}){blind}"
+
+
+def search(folders: Iterable[Path], needles: Needles, describe: Callable[[Any], bytes] | None = None,
+           alike: Callable[[bytes, bytes], bool] | None = None, progress: Progress = silent) -> Answer:
+    """Look into every file below `folders` (links are not followed, but their targets' names are read).
+
+    `describe(picture)` and `alike(a, b)` default to harness.perceptual. Raises HarnessError for a missing folder.
+    """
+    if needles.near and not (describe and alike):
+        from harness import perceptual
+        describe, alike = perceptual.descriptor, perceptual.is_near
+    paths = list(dict.fromkeys(path for folder in folders for path in _all(Path(folder))))
+    return _look_into(paths, _Search(needles, describe, alike), progress)
+
+
+def search_files(paths: Iterable[Path], needles: Needles) -> Answer:
+    """Look into some files for everything but the look of pictures: a database with its journal, for one."""
+    return _look_into([str(path) for path in paths], _Search(replace(needles, near=()), None, None, needles.near), silent)
+
+
+def _look_into(paths: list[str], eye: _Search, progress: Progress) -> Answer:
+    for i, path in enumerate(paths, 1):
+        eye.path(path)
+        progress({"stage": "search", "step": i, "of": len(paths), "found": len(eye.hits)})
+    return Answer(tuple(dict.fromkeys(eye.hits)), len(paths), eye.pictures, eye.bytes, tuple(eye.unread))
+
+
+def _all(folder: Path) -> Iterator[str]:
+    if not folder.is_dir():
+        raise HarnessError(f"{folder}: no such folder to search.")
+
+    def stop(error: OSError) -> None:
+        raise HarnessError(f"{error.filename}: cannot be searched ({error.strerror}).")
+    for where, folders, names in os.walk(os.path.realpath(folder), onerror=stop):
+        yield from (os.path.join(where, name) for name in (*folders, *names))
+
+
+class _Search:
+    """The state of one search."""
+
+    def __init__(self, needles: Needles, describe: Callable[[Any], bytes] | None, alike: Callable[[bytes, bytes], bool] | None,
+                 further: tuple[bytes, ...] = ()) -> None:
+        self.needles, self.describe, self.alike = needles, describe, alike
+        # a descriptor may have been written down, too, as bytes or in hexadecimal
+        self.pieces = tuple(piece for piece in (*needles.raw, *needles.near, *further) if len(set(piece)) > 4)
+        self.pieces += tuple(piece.hex().encode() for piece in self.pieces)
+        self.hits: list[Hit] = []
+        self.unread: list[str] = []
+        self.pictures = self.bytes = 0
+        self.digests = {bytes.fromhex(name): name for name in needles.hashes}
+        forms = {form for word in needles.words for form in _forms(word)}
+        self.words = re.compile("|".join(rf"(?<![^\W_]){re.escape(form)}(?![^\W_])" for form in sorted(forms)) or r"(?!)")
+
+    def found(self, place: str, how: str, what: str) -> None:
+        self.hits.append(Hit(place, how, what))
+
+    def path(self, name: str) -> None:
+        """A file, a folder's name or a link."""
+        self.text(f"{name} (its name)", os.path.basename(name) + (f" -> {os.readlink(name)}" if os.path.islink(name) else ""))
+        if os.path.islink(name) or not os.path.isfile(name):
+            return
+        try:
+            self.bytes += os.path.getsize(name)
+            for place, data, whole in _pieces(name):
+                self.data(place, data, whole)
+        except OSError as error:
+            self.unread.append(f"{name} ({error.strerror})")
+
+    def data(self, place: str, data: bytes, whole: bool = True, depth: int = 0) -> None:
+        """The bytes of a file or of a member of an archive."""
+        if whole and (digest := hashlib.sha256(data).hexdigest()) in self.needles.hashes:
+            self.found(place, "hash", digest)
+        if not whole or not self.picture(place, data):
+            self.inside(place, data, depth)
+
+    def inside(self, place: str, data: bytes, depth: int) -> None:
+        """What is no picture itself: text, fragments, archives, embedded pictures."""
+        self.fragments(place, data)
+        if b"\0" in data[:4096]:  # wide characters, as in arrays of strings, become plain ones
+            self.fragments(place, data.replace(b"\0", b""))
+        self.embedded(place, data, depth)
+        if data[:2] == b"PK":
+            self.archive(place, data, depth)
+        elif data[:2] == b"\x1f\x8b":
+            self.unpack(place, data, depth, gzip.decompress)
+        elif data[:1] == b"\x78" and "/.git/objects/" in place:
+            self.unpack(place, data, depth, zlib.decompress)
+        elif data[:4] == b"PACK" and ".git" in place:
+            self.unread.append(f"{place} (packed by git)")
+
+    def fragments(self, place: str, data: bytes) -> None:
+        """Hashes, words and fragments among bytes."""
+        for text in {m.decode() for m in HEX.findall(data.lower())} & self.needles.hashes:
+            self.found(place, "hash", text)
+        if b"\0" in data:
+            for digest, name in self.digests.items():
+                if digest in data:
+                    self.found(place, "hash", name)
+        for piece in self.pieces:
+            if piece in data:
+                self.found(place, "bytes", piece[:8].hex())
+        self.text(place, _written(data).decode("utf-8", "replace"))
+
+    def text(self, place: str, text: str) -> None:
+        """Words, whatever way they are escaped."""
+        if self.needles.words:
+            for word in {m.group() for m in self.words.finditer(_plain(text))}:
+                self.found(place, "word", word)
+
+    def embedded(self, place: str, data: bytes, depth: int) -> None:
+        """Pictures that stand in a text as base64."""
+        if not BASE64.search(data):
+            return
+        joined = BREAKS.sub(b"", data).replace(b"%2B", b"+").replace(b"%2F", b"/")
+        for i, match in enumerate(BASE64.finditer(joined), 1):
+            code = match.group().replace(b"-", b"+").replace(b"_", b"/")
+            try:
+                raw = base64.b64decode(code[:len(code) // 4 * 4] if len(code) % 4 == 1 else code + b"=" * (-len(code) % 4))
+            except binascii.Error:
+                continue
+            if (digest := hashlib.sha256(raw).hexdigest()) in self.needles.hashes:
+                self.found(f"{place}!picture {i}", "hash", digest)
+            self.picture(f"{place}!picture {i}", raw)
+
+    def archive(self, place: str, data: bytes, depth: int) -> None:
+        """Members of a zip: notebooks packed, crates, .npz."""
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                for member in archive.infolist():
+                    self.text(f"{place}!{member.filename} (its name)", member.filename)
+                    if depth >= DEEPEST or member.flag_bits & 1 or member.file_size > LARGEST:
+                        self.unread.append(f"{place}!{member.filename} ({'encrypted' if member.flag_bits & 1 else 'too large or too deep'})")
+                    else:
+                        self.data(f"{place}!{member.filename}", archive.read(member), depth=depth + 1)
+        except (zipfile.BadZipFile, OSError, zlib.error, NotImplementedError) as error:
+            self.unread.append(f"{place} ({error})")
+
+    def unpack(self, place: str, data: bytes, depth: int, how: Callable[[bytes], bytes]) -> None:
+        """One compressed stream."""
+        try:
+            self.data(f"{place}!unpacked", how(data), depth=depth + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            self.unread.append(f"{place} ({error})")
+
+    def picture(self, place: str, data: bytes) -> bool:
+        """Look at a picture, at the cells of a sheet, and at what is written inside; False for what is none."""
+        picture = look.decode(data)
+        if picture is None:
+            return False
+        self.pictures += 1
+        for note in look.notes(picture, data):
+            self.fragments(f"{place}!text", note)
+            self.embedded(f"{place}!text", note, DEEPEST)
+        if self.needles.near:
+            for name, part in [("", picture), *look.cells(picture)]:
+                if self.looks(part):
+                    self.found(place + name, "look", f"{part.width} x {part.height}")
+                    break
+        return True
+
+    def looks(self, picture: Image.Image) -> bool:
+        """Is it near to one of the descriptors?"""
+        seen = self.describe(picture)
+        return any(self.alike(seen, known) for known in self.needles.near)
+
+
+def _pieces(name: str) -> Iterator[tuple[str, bytes, bool]]:
+    """(place, bytes, is it all?) of a file; a very large one in pieces that overlap by more than any needle is long."""
+    size, overlap = os.path.getsize(name), 2**20
+    with open(name, "rb") as file:
+        if size <= LARGEST:
+            yield name, file.read(), True
+            return
+        for start in range(0, size, LARGEST - overlap):
+            file.seek(start)
+            yield f"{name} (from byte {start})", file.read(LARGEST), False
+
+
+def _written(data: bytes) -> bytes:
+    """The part in which words may stand: of tensors the header, of arrays of numbers nothing (among random bytes any word turns up)."""
+    length = int.from_bytes(data[:8], "little")
+    if data[8:9] == b"{" and 2 <= length <= len(data) - 8:
+        return data[8:8 + length]
+    return b"" if data.startswith(b"\x93NUMPY") and not re.search(rb"'descr': *'[<>|=]?[US]", data[:256]) else data
+
+
+def _forms(word: str) -> set[str]:
+    """A word as it is compared: one spelling of accents, no case."""
+    return {unicodedata.normalize("NFKC", word.strip()).casefold()}
+
+
+def _plain(text: str) -> str:
+    r"""A text without the escapes of JSON (é), HTML (&eacute;) and addresses (%C3%A9), folded like the words."""
+    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m.group(1), 16)), text) if "\\u" in text else text
+    text = html.unescape(text) if "&" in text else text
+    text = urllib.parse.unquote(text) if "%" in text else text
+    return unicodedata.normalize("NFKC", text).casefold()
