@@ -19,6 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.errors import HarnessError
+
 PACKAGE = Path(__file__).parent
 CHUNK = 1 << 20
 IGNORED = {"__pycache__", ".git", ".venv", ".ipynb_checkpoints", ".DS_Store"}
@@ -32,12 +34,15 @@ SECRET = re.compile(
     r"\bAIza[\w-]{35}\b|xox[abprs]-[\w-]{10,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*|(?<=://)[^/\s@:]*:[^/\s@]+(?=@)|"
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
 )
+DECIDING = ("PYTHONHASHSEED", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG")
 MASK = "***"
-TELLING = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
+TELLING = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PRIVATE|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
 
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, or of a folder: of its files' names and hashes in order."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise HarnessError(f"{path}: neither a file nor a folder; take it out")
     if path.is_dir():
         rows = [f"{file.relative_to(path).as_posix()} {sha256(file)}" for file in files(path)]
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()
@@ -58,17 +63,14 @@ def files(path: Path) -> Iterator[Path]:
             yield from files(child)
 
 
-def code() -> dict[str, str]:
-    """The hash of every file of this package, shipped weights and templates included."""
-    return {f"harness/{file.relative_to(PACKAGE).as_posix()}": _hash_once(file, _stamp(file)) for file in files(PACKAGE)}
-
-
 @cache
-def _hash_once(path: Path, stamp: tuple[int, int]) -> str:
+def hash_once(path: Path, stamp: tuple[int, int]) -> str:
+    """The first 16 digits of a file's SHA-256, read once in this process as long as its ``stamp`` stays."""
     return sha256(path)[:16]
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> tuple[int, int]:
+    """When a file was last changed, in nanoseconds, and its size."""
     status = path.stat()
     return status.st_mtime_ns, status.st_size
 
@@ -121,8 +123,22 @@ def hardware() -> dict[str, Any]:
     """Processor, cores, memory, and the GPUs with their driver. Asks the driver, so that torch need not be imported."""
     return {
         "system": platform.platform(), "machine": platform.machine(), "cores": os.cpu_count(),
-        "memory_bytes": memory_bytes(), "gpus": gpus(), "python": platform.python_version(),
+        "memory_bytes": memory_bytes(), "gpus": gpus(), "driver": gpus()[0]["driver"] if gpus() else None,
+        "python": platform.python_version(),
     }
+
+
+def determinism() -> dict[str, Any]:
+    """What decides, besides the seed, whether a computation gives the same bits again: variables, and torch's flags where it is loaded."""
+    found: dict[str, Any] = {name: os.environ.get(name) for name in DECIDING}
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "are_deterministic_algorithms_enabled"):
+        found |= {
+            "torch_threads": torch.get_num_threads(), "torch_deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+            "cudnn_deterministic": torch.backends.cudnn.deterministic, "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "matmul_precision": torch.get_float32_matmul_precision(),
+        }
+    return found
 
 
 def device_class() -> str:
@@ -165,23 +181,26 @@ def memory_bytes() -> int:
     return psutil.virtual_memory().total
 
 
-def peak_memory() -> dict[str, int]:
-    """The most memory this process has held so far, in bytes, on the host and (where torch used one) on the GPU."""
-    found = {"host_bytes": _peak_host()}
+def peak_memory(children: bool = False) -> dict[str, int]:
+    """The most memory this process has held so far, in bytes, on the host and (where torch used one) on the GPU.
+
+    ``children``: the largest of its ended children instead, for a kernel that was killed and could not say.
+    """
+    found = {"host_bytes": _peak_host(children)}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         found["gpu_bytes"] = torch.cuda.max_memory_allocated()
     return found
 
 
-def _peak_host() -> int:
+def _peak_host(children: bool) -> int:
     if sys.platform == "win32":
         import psutil
 
-        return psutil.Process().memory_info().peak_wset
+        return 0 if children else psutil.Process().memory_info().peak_wset
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 

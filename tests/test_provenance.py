@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies
 
 from harness import provenance
-from harness.runs import manifest
+from harness.runs import imports, manifest
 from harness.errors import HarnessError
 
 # Put together here, so that scanners of this file find no token.
@@ -107,7 +107,7 @@ def test_a_folder_hash_covers_names_and_bytes_but_no_caches(tmp_path: Path) -> N
 
 
 def test_the_code_hash_covers_this_package() -> None:
-    found = provenance.code()
+    found = imports.everything()
     assert "harness/provenance.py" in found and not any("__pycache__" in name for name in found)
 
 

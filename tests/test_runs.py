@@ -2,73 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from launched import FINISH, folders, made, no_kernel, only, results, run, story, write_notebook
 
 from harness import cli, provenance, runs
 from harness.errors import HarnessError, Refused
-from harness.runs import identity, launch, manifest, notebooks
+from harness.runs import identity, launch, lock, manifest, notebooks
 
-PARAMETERS = 'steps: int = 2  # how many steps\nrate: float = 1e-4  # learning rate\nflag: bool = True  # a switch\nseed: int = 7  # the seed\ndata: str = ""  # a folder'
-START = "from harness import runs\nrun = runs.start({name!r}, dict(steps=steps, rate=rate, flag=flag, seed=seed, data=data))"
-FINISH = '(run.folder / "report.html").write_text("<p>report</p>")\nrun.finish({"report": run.folder / "report.html"})'
-
-
-def cell(source: str, kind: str = "code", **metadata: Any) -> dict[str, Any]:
-    extra = {"outputs": [], "execution_count": None} if kind == "code" else {}
-    return {"cell_type": kind, "metadata": metadata, "source": source, **extra}
-
-
-def write_notebook(folder: Path, name: str, *sources: str, parameters: str = PARAMETERS, tags: tuple[str, ...] = ("parameters",)) -> Path:
-    cells = [cell("# A title\n\n**Question.** Does it *run*?", "markdown"), cell(parameters, tags=list(tags)), *map(cell, sources)]
-    path = folder / f"{name}.ipynb"
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    path.write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 4}))
-    return path
-
-
-def story(folder: Path, name: str, *middle: str, finish: str = FINISH) -> Path:
-    return write_notebook(folder, name, START.format(name=name), *middle, finish)
-
-
-def run(path: Path, *words: str) -> int:
-    return cli.main(["run", str(path), *words])
-
-
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the runs of a test lie; the code's hash stands still, so that editing while testing does not make runs new."""
-    monkeypatch.setenv(runs.RESULTS, str(tmp_path / "results"))
-    monkeypatch.setattr(provenance, "code", lambda: {"harness/a.py": "1"})
-    return tmp_path / "results"
-
-
-@pytest.fixture
-def made(tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A notebook with one finished run that no kernel was started for."""
-    def pretend(source: Path, saved: Path, parameters: dict[str, Any]) -> None:
-        started = runs.start("nb", parameters)
-        (started.folder / "report.html").write_text("<p>report</p>")
-        started.finish([started.folder / "report.html"])
-        saved.write_text(source.read_text())
-
-    monkeypatch.setattr(launch, "_papermill", pretend)
-    path = story(tmp_path, "nb")
-    assert run(path) == 0
-    return path
-
-
-def only(results: Path) -> dict[str, Any]:
-    (folder,) = results.iterdir()
-    return manifest.read(folder)
+__all__ = ["made", "no_kernel", "results"]
 
 
 # --- with a real kernel -----------------------------------------------------------------------------------------------
@@ -83,7 +31,7 @@ def test_a_run_is_a_whole_record(tmp_path: Path, results: Path, capfd: pytest.Ca
     assert found["status"] == "complete" and found["error"] is None and found["notes"] == {"purpose": "audit", "t": "***"}
     assert found["parameters"]["given"] == {"rate": "1e-3", "flag": "false"} and found["seeds"] == {"seed": 7}
     assert found["parameters"]["resolved"] == {"steps": 2, "rate": 1e-3, "flag": False, "seed": 7, "data": ""}
-    folder = next(results.iterdir())
+    folder = folders(results)[0]
     assert found["outputs"] == {"report.html": provenance.sha256(folder / "report.html")}
     assert found["packages"]["papermill"] and found["hardware"]["cores"] and "commit" in found["git"]
     assert found["peak_memory"]["host_bytes"] > 1 << 20 and found["timings"]["seconds"] > 0 and found["id"] in folder.name
@@ -160,14 +108,14 @@ def test_a_finished_run_is_reused(made: Path, results: Path, monkeypatch: pytest
     monkeypatch.setattr(launch, "_papermill", None)
     assert run(made) == 0 and run(made, "-p", "steps=2") == 0
     shown = capsys.readouterr().out
-    assert "finished already" in shown and f"report: {next(results.iterdir()) / 'report.html'}" in shown
-    assert len(list(results.iterdir())) == 1
+    assert "finished already" in shown and f"report: {folders(results)[0] / 'report.html'}" in shown
+    assert len(folders(results)) == 1
 
 
 def test_words_for_readers_do_not_make_a_run_new_and_code_does(made: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made.write_text(made.read_text().replace("A title", "Another title"))
     run(made)
-    assert len(list(results.iterdir())) == 1
+    assert len(folders(results)) == 1
     made.write_text(made.read_text().replace("<p>report", "<p>other"))
     run(made)
     assert "new: the notebook's code changed" in capsys.readouterr().out
@@ -178,7 +126,7 @@ def test_a_new_run_says_why_against_the_nearest(made: Path, monkeypatch: pytest.
     capsys.readouterr()
     run(made, "-p", "steps=40", "-p", "rate=0.5")
     assert "new: `steps` 30 → 40\n" in capsys.readouterr().out
-    monkeypatch.setattr(provenance, "code", lambda: {"harness/a.py": "2"})
+    monkeypatch.setattr(identity, "code", lambda notebook: {"harness/a.py": "2"})
     monkeypatch.setattr(provenance, "device_class", lambda: "Some GPU")
     run(made, "-p", "steps=40", "-p", "rate=0.5")
     assert "new: device cpu → Some GPU; harness/a.py changed\n" in capsys.readouterr().out or provenance.gpus()
@@ -187,7 +135,7 @@ def test_a_new_run_says_why_against_the_nearest(made: Path, monkeypatch: pytest.
 def test_a_changed_input_makes_a_new_run(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "art").mkdir()
     (tmp_path / "art" / "a.png").write_bytes(b"1")
-    for content, says in ((b"1", "`data`"), (b"2", f"input data={tmp_path / 'art'} changed")):
+    for content, says in ((b"1", "`data`"), (b"2", "input data=art changed")):
         (tmp_path / "art" / "a.png").write_bytes(content)
         run(made, "-p", f"data={tmp_path / 'art'}")
         assert says in capsys.readouterr().out
@@ -198,12 +146,12 @@ def test_a_changed_input_makes_a_new_run(made: Path, tmp_path: Path, capsys: pyt
 def test_force_makes_a_fresh_one_beside_it(made: Path, results: Path) -> None:
     run(made, "--force")
     run(made, "--force")
-    names = sorted(folder.name for folder in results.iterdir())
+    names = [folder.name for folder in folders(results)]
     assert len(names) == 3 and names[1] == f"{names[0]}-2" and names[2] == f"{names[0]}-3"
 
 
 def test_a_lost_output_is_made_again_and_a_changed_one_is_named(made: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = next(results.iterdir()) / "report.html"
+    report = folders(results)[0] / "report.html"
     report.write_text("tampered")
     assert run(made) == 2 and "report.html: is not what the finished run wrote" in capsys.readouterr().err
     report.unlink()
@@ -212,7 +160,7 @@ def test_a_lost_output_is_made_again_and_a_changed_one_is_named(made: Path, resu
 
 def test_a_dry_run_starts_nothing(made: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(made, "--dry-run", "-p", "steps=3") == 0
-    assert "steps = 3" in capsys.readouterr().out and len(list(results.iterdir())) == 1
+    assert "steps = 3" in capsys.readouterr().out and len(folders(results)) == 1
 
 
 def test_the_default_preset_is_tiny_and_the_command_line_wins(made: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,7 +170,7 @@ def test_the_default_preset_is_tiny_and_the_command_line_wins(made: Path, result
     (presets / "nb.t4.yaml").write_text("steps: 4\n")
     run(made, "--dry-run", "-p", "steps=9")
     shown = capsys.readouterr().out
-    assert "preset tiny: no GPU" in shown and "steps = 9" in shown and "rate = 0.01" in shown
+    assert "preset tiny (no GPU" in shown and "steps = 9" in shown and "rate = 0.01" in shown
     run(made, "--dry-run", "--preset", "t4")
     assert "steps = 4" in capsys.readouterr().out
     assert run(made, "--preset", "huge") == 2 and "there are t4, tiny" in capsys.readouterr().err
@@ -251,25 +199,26 @@ def test_bad_notebooks_start_nothing(tmp_path: Path, results: Path, capsys: pyte
     assert not results.exists()
 
 
-def test_a_run_at_work_is_left_alone_and_a_dead_one_is_not(tmp_path: Path, results: Path) -> None:
-    facts = identity.facts(notebooks.read(story(tmp_path, "nb")), {"steps": 1})
-    first = runs.create(results / "nb-1", "nb", facts, {}, None)
-    first.update(process={**manifest.process(), "pid": os.getppid(), "created": parent_created()})
-    with pytest.raises(Refused, match="at work in process"):
-        runs.create(first.folder, "nb", facts, {}, None)
-    first.update(process={**manifest.process(), "pid": os.getppid(), "created": 1.0})
-    assert runs.create(first.folder, "nb", facts, {}, None).manifest["timings"]["attempts"] == 2
+def create(folder: Path, notebook: Path, **resolved: object) -> runs.Run:
+    found = notebooks.read(notebook)
+    return runs.create(folder, found.name, identity.facts(found, resolved), resolved, [], notebook.parent, given={})
 
 
-def parent_created() -> float:
-    import psutil
-
-    return psutil.Process(os.getppid()).create_time()
+def test_a_run_at_work_is_left_alone_and_a_dead_one_is_taken_up(tmp_path: Path, results: Path, no_kernel: None, monkeypatch: pytest.MonkeyPatch,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    path = story(tmp_path, "nb")
+    monkeypatch.chdir(tmp_path)
+    folder = launch.plan(path, None, {}).folder
+    create(folder, path, **launch.plan(path, None, {}).resolved)
+    with lock.hold(folder):
+        assert run(path) == 2 and f"at work in process {os.getpid()}" in capsys.readouterr().err
+        with pytest.raises(Refused, match="at work"):
+            runs.start("nb", launch.plan(path, None, {}).resolved)
+    assert run(path) == 0 and only(results)["timings"]["attempts"] == 2
 
 
 def test_a_notebook_that_says_something_else_than_its_run_is_stopped(tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = identity.facts(notebooks.read(story(tmp_path, "nb")), {"steps": 1, "rate": 1e-4})
-    made = runs.create(results / "nb-1", "nb", facts, {}, None)
+    made = create(results / "nb-1", story(tmp_path, "nb"), steps=1, rate=1e-4)
     monkeypatch.setenv(runs.FOLDER, str(made.folder))
     assert runs.start("nb", {"steps": 1, "rate": 1e-4}).folder == made.folder
     assert runs.start("nb", {"__builtins__": None, "steps": 1, "rate": 1e-4, "other": print}).folder == made.folder
@@ -279,8 +228,7 @@ def test_a_notebook_that_says_something_else_than_its_run_is_stopped(tmp_path: P
 
 
 def test_finish_wants_outputs_that_are_there_and_inside(tmp_path: Path, results: Path) -> None:
-    facts = identity.facts(notebooks.read(story(tmp_path, "nb")), {})
-    made = runs.create(results / "nb-1", "nb", facts, {}, None)
+    made = create(results / "nb-1", story(tmp_path, "nb"))
     for outputs in (["gone.html"], [tmp_path / "nb.ipynb"], None, []):
         with pytest.raises(HarnessError, match="output"):
             made.finish(outputs)
@@ -297,7 +245,7 @@ def test_ls_names_everything_and_the_notebook_that_cannot_be_read(made: Path, ca
     (made.parent / "presets" / "nb.tiny.yaml").write_text("steps: 3\n")
     assert cli.main(["ls", str(made.parent)]) == 0
     shown = capsys.readouterr().out
-    for text in ("A title", "Does it run?", "presets: tiny", "steps: int = 2", "how many steps"):
+    for text in ("A title", "Does it run?", "tiny", "steps: int = 2", "how many steps"):
         assert text in shown
     (made.parent / "zz.ipynb").write_text("{")
     assert cli.main(["ls", str(made.parent)]) == 1

@@ -1,6 +1,6 @@
 """A run: a folder whose name is the hash of everything that decides its result, and a manifest that says how it went.
 
-A notebook calls ``start``, ``note`` and ``finish``. Under ``harness run`` the folder is already there and its checks
+A notebook calls ``start``, ``used``, ``note`` and ``finish``. Under ``harness run`` the folder is already there and its checks
 are done; in JupyterLab or under plain papermill ``start`` makes it. Success is only a manifest that says ``complete``.
 """
 
@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import params, provenance
 from harness.errors import HarnessError, Refused
-from harness.runs import identity, manifest, notebooks, watch
+from harness.runs import identity, lock, manifest, notebooks, refuse, watch
+from harness.runs import inputs as runs_inputs
+from harness.runs.folders import RESULTS, add_works, choose_folder, clear_halves, is_finished, lost_notebook, refuse_leaks, results
+from harness.runs.inputs import Input
 
-FOLDER, RESULTS = "HARNESS_RUN", "HARNESS_RESULTS"  # environment: the folder of this run; where all of them lie
+if TYPE_CHECKING:
+    from harness.images import ImageSet
+
+__all__ = ["FOLDER", "RESULTS", "Run", "choose_folder", "create", "is_finished", "refuse_secrets", "resolve", "results", "start"]
+FOLDER = "HARNESS_RUN"  # environment of a kernel: the folder of its run
+_held: dict[Path, ExitStack] = {}  # locks of runs that this process began by itself
 
 
 class Run:
@@ -47,26 +56,37 @@ class Run:
         """Write a fact into the manifest's notes: purpose, hashes of inputs and models, counts. Secrets are masked."""
         self.update(notes={**self.manifest["notes"], key: value})
 
+    def used(self, images: ImageSet, role: str) -> None:
+        """Write down, in ``works.csv``, pictures that went into this run and as what ("trained on", "held out").
+
+        A row is sha256, subject, role: one for each picture and each artist or person that the pictures' table names. A
+        later withdrawal finds the run by it. Raises HarnessError for pictures without hashes, or an empty role.
+        """
+        add_works(self.folder, images, role)
+
     def finish(self, outputs: Mapping[str, Path | str] | Iterable[Path | str] | None = None) -> Path:
         """Say that the run is complete, with the hash of every output; returns the report, or else the folder.
 
         ``outputs`` are files or folders inside the run's folder; None means everything in it. The first ``.html`` is
-        the report. Raises HarnessError for an output that is missing or lies elsewhere.
+        the report. Raises HarnessError for an output that is missing or lies elsewhere, Refused for one that holds a secret.
         """
         named = [self.folder] if outputs is None else list(outputs.values() if isinstance(outputs, Mapping) else outputs)
-        hashes = {name: provenance.sha256(self.folder / name) for name in manifest.output_files(self.folder, named)}
-        if not hashes:
+        names = manifest.output_files(self.folder, named)
+        if not names:
             raise HarnessError(f"{self.folder}: the run has no outputs to finish with; write them before `finish`")
+        refuse_leaks(self.folder, names)
+        hashes = {name: provenance.sha256(self.folder / name) for name in names}
         report = next((name for name in hashes if name.endswith(".html")), None)
         times = {} if self.manifest["status"] == manifest.COMPLETE else self._times()  # steps of a finished run were only reused
         self.update(status=manifest.COMPLETE, error=None, outputs=hashes, report=report, **times)
+        _held.pop(self.folder, ExitStack()).close()
         return self.report
 
-    def fail(self, cell: int | None, source: str, reason: str) -> None:
+    def fail(self, cell: int | None, source: str, reason: str, **facts: Any) -> None:
         """Say that the run failed: in which cell (its number and first line of code), and why."""
         first = next((line for line in source.strip().splitlines() if not line.startswith("#")), "")
         error = {"cell": cell, "source": first[:120], "reason": reason[:2000]}
-        self.update(status=manifest.FAILED, error=error, **self._times())
+        self.update(**{"status": manifest.FAILED, "error": error, **self._times(), **facts})
 
     @property
     def report(self) -> Path:
@@ -80,14 +100,15 @@ class Run:
     def _times(self) -> dict[str, Any]:
         times, now = self.manifest["timings"], manifest.now()
         seconds = (now - datetime.datetime.fromisoformat(times["started"])).total_seconds()
-        return {"timings": {**times, "ended": now.isoformat(), "seconds": round(seconds, 3)}, "peak_memory": provenance.peak_memory()}
+        return {"timings": {**times, "ended": now.isoformat(), "seconds": round(seconds, 3)},
+                "peak_memory": provenance.peak_memory(), "determinism": provenance.determinism()}
 
 
 def start(notebook: str, parameters: Mapping[str, Any]) -> Run:
     """Begin, or go on with, the run of the notebook called ``notebook``; its cells write into ``run.folder``.
 
     ``parameters`` are the values of the parameters cell, as a dict of all of them or simply ``globals()``.
-    Raises HarnessError when they differ from what the run was started with.
+    Raises HarnessError when they differ from what the run was started with, Refused while another process is at work in it.
     """
     given = os.environ.get(FOLDER)
     if given and manifest.status(Path(given)) and manifest.read(Path(given))["notebook"] == notebook:
@@ -105,12 +126,18 @@ def _start_alone(notebook: str, parameters: Mapping[str, Any]) -> Run:
     own = _own(notebook, parameters, list(found.defaults) if found else None)
     resolved = resolve(found, own) if found else own
     refuse_secrets(resolved)
-    facts = identity.facts(found, resolved)
+    project = notebooks.root(path or Path.cwd())
+    inputs = runs_inputs.find(resolved, project)
+    facts = identity.facts(found, resolved, inputs)
     folder = choose_folder(results(path or Path.cwd()), notebook, identity.run_id(facts))
+    if folder not in _held:
+        _held[folder] = ExitStack()
+        _held[folder].enter_context(lock.hold(folder))
     if is_finished(folder):
+        _held.pop(folder).close()
         print(f"this run is finished already, its steps are reused: {folder}")
         return Run(folder)
-    return create(folder, notebook, facts, given=own, preset=None)
+    return create(folder, notebook, facts, resolved, inputs, project, given=own)
 
 
 def _own(notebook: str, parameters: Mapping[str, Any], declared: list[str] | None) -> dict[str, Any]:
@@ -130,84 +157,61 @@ def _same(now: Mapping[str, Any], then: Mapping[str, Any]) -> None:
 
 
 def resolve(notebook: notebooks.Notebook, *given: Mapping[str, Any]) -> dict[str, Any]:
-    """Every parameter of a notebook: its default, overridden by each of ``given`` in turn, as its declared type."""
+    """Every parameter of a notebook: its default, overridden by each of ``given`` in turn, as its declared type.
+
+    Raises HarnessError for names and types that do not fit, Refused for settings that the notebook says contradict each other.
+    """
     resolved = notebook.defaults
     for settings in given:
         resolved |= params.check(notebook.parameters, settings, where=notebook.name)
+    refuse.contradictions(notebook.harness.get("refuse", []), resolved, where=f"{notebook.path}, metadata")
     return resolved
 
 
 def refuse_secrets(resolved: Mapping[str, Any]) -> None:
     """Raises Refused for a parameter that looks like a token: parameters are written down and published."""
     for name, value in resolved.items():
-        if provenance.mask(value) != value and not isinstance(value, tuple):
+        if any(provenance.is_secret(word) for word in (value if isinstance(value, (list, tuple)) else [value])):
             raise Refused(f"`{name}` looks like a secret, and parameters are written down; set it as an environment variable instead")
 
 
-# --- folders ----------------------------------------------------------------------------------------------------------
-
-
-def results(path: Path) -> Path:
-    """Where the runs of a notebook lie: ``$HARNESS_RESULTS``, else ``results/runs`` in its project."""
-    chosen = os.environ.get(RESULTS)
-    return Path(chosen).expanduser().resolve() if chosen else notebooks.root(path) / "results" / "runs"
-
-
-def choose_folder(parent: Path, notebook: str, run_id: str, force: bool = False) -> Path:
-    """The folder of a run: the latest finished one, else the latest try, else a new one; ``force``: one beside them."""
-    taken, free = [], parent / f"{notebook}-{run_id}"
-    while free.exists():
-        taken.append(free)
-        free = parent / f"{notebook}-{run_id}-{len(taken) + 1}"
-    if force or not taken:
-        return free
-    done = [folder for folder in taken if manifest.status(folder) == manifest.COMPLETE]
-    return (done or taken)[-1]
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a run is complete and all of its outputs are there; raises HarnessError when one was changed since."""
-    if manifest.status(folder) != manifest.COMPLETE:
-        return False
-    changed = manifest.changed_outputs(folder)
-    for name, what in changed.items():
-        if what == "changed":
-            raise HarnessError(f"{folder / name}: is not what the finished run wrote; delete it to have it made again, or use --force "
-                               "for a fresh run beside it")
-    return not changed
-
-
-def create(folder: Path, notebook: str, facts: Mapping[str, Any], given: Mapping[str, Any], preset: str | None) -> Run:
+def create(folder: Path, notebook: str, facts: Mapping[str, Any], resolved: Mapping[str, Any], inputs: Sequence[Input], project: Path,
+           given: Mapping[str, Any], preset: tuple[str | None, str] = (None, "chosen in the notebook"), by: str = manifest.ALONE,
+           predicted: Mapping[str, Any] | None = None) -> Run:
     """Make a run's folder, or take up one that stopped, and write its manifest; prints why there is a new run.
 
-    Raises Refused while another process is at work in it.
+    The caller holds the folder's lock. ``preset`` is its name and why it was taken.
     """
     before = manifest.read(folder) if manifest.status(folder) else None
-    if before and before["status"] == manifest.RUNNING and manifest.is_alive(before["process"]):
-        raise Refused(f"{folder}: this very run is at work in process {before['process']['pid']}; wait for it, or end it first")
-    why = _why_again(before) if before else identity.why_new(folder.parent, notebook, facts)
+    why = _why_again(folder, before) if before else identity.why_new(folder.parent, notebook, facts)
     print(f"run {folder.name}: {why}", flush=True)
+    clear_halves(folder)
     manifest.write(folder, {
         "schema": manifest.SCHEMA, "status": manifest.RUNNING, "id": identity.run_id(facts), "notebook": notebook, "why_new": why,
-        "parameters": {"preset": preset, "given": dict(given), "resolved": facts["parameters"]}, "seeds": _seeds(facts["parameters"]),
-        "identity": {key: value for key, value in facts.items() if key != "parameters"},
-        **_surroundings(before["timings"]["attempts"] + 1 if before else 1),
-        "peak_memory": None, "notes": {}, "outputs": {}, "report": None, "error": None,
+        "parameters": {"preset": preset[0], "preset_why": preset[1], "given": dict(given), "resolved": dict(resolved)},
+        "seeds": _seeds(resolved), "identity": {key: value for key, value in facts.items() if key != "parameters"},
+        **_surroundings(project), "process": manifest.process(by),
+        "timings": {"started": manifest.now().isoformat(), "ended": None, "seconds": None, "attempts": before["timings"]["attempts"] + 1 if before else 1},
+        "peak_memory": None, "inputs": runs_inputs.described(inputs, project), "notes": {}, "outputs": {}, "report": None,
+        "predicted": dict(predicted or {}), "actual": {}, "error": None,
     })
     return Run(folder)
 
 
-def _surroundings(attempts: int) -> dict[str, Any]:
+def _surroundings(project: Path) -> dict[str, Any]:
+    own = provenance.git(project)
     return {
-        "git": provenance.git(provenance.PACKAGE), "packages": provenance.packages(), "hardware": provenance.hardware(),
-        "process": manifest.process(), "timings": {"started": manifest.now().isoformat(), "attempts": attempts},
+        "git": own if own["commit"] else provenance.git(provenance.PACKAGE), "packages": provenance.packages(),
+        "hardware": provenance.hardware(), "determinism": provenance.determinism(),
     }
 
 
-def _why_again(before: Mapping[str, Any]) -> str:
+def _why_again(folder: Path, before: Mapping[str, Any]) -> str:
     if before["status"] == manifest.FAILED:
         return f"goes on where it stopped ({before['error']['reason'].splitlines()[0][:200]})"
-    return "goes on where it was killed" if before["status"] == manifest.RUNNING else "made again: an output of the finished run is gone"
+    if before["status"] == manifest.RUNNING or lost_notebook(folder):
+        return "goes on where it was killed"
+    return "made again: an output of the finished run is gone"
 
 
 def _seeds(resolved: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,46 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness import provenance
 from harness.errors import HarnessError
-from harness.runs import manifest
+from harness.runs import imports, manifest
+from harness.runs.inputs import Input, portable
 from harness.runs.notebooks import Notebook
 
 SHOWN = 6  # differences named one by one; more are counted
 
 
-def facts(notebook: Notebook | None, resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that decides the result of a notebook with these parameters (None: its file is not to be found)."""
+def facts(notebook: Notebook | None, resolved: Mapping[str, Any], inputs: Sequence[Input] = ()) -> dict[str, Any]:
+    """Everything that decides the result of a notebook with these parameters (None: its file is not to be found).
+
+    The same facts come out wherever the project lies. Code is what the notebook can reach, all of it where the notebook
+    is not to be found.
+    """
+    rows = [vars(each) for each in inputs]
     return manifest.plain({
-        "notebook": notebook.code_sha256 if notebook else None, "code": provenance.code(), "parameters": dict(resolved),
-        "inputs": inputs(resolved), "packages": provenance.versions_that_matter(), "device": provenance.device_class(),
+        "notebook": notebook.code_sha256 if notebook else None, "code": code(notebook), "parameters": portable(resolved, rows),
+        "inputs": {f"{each.parameter}={each.name}": each.sha256 for each in inputs},
+        "packages": provenance.versions_that_matter(), "device": provenance.device_class(),
     })
+
+
+def code(notebook: Notebook | None) -> dict[str, str]:
+    """Name and hash of every file of code and data that a notebook can reach."""
+    if notebook is None:
+        return imports.everything()
+    here, beside = Path.cwd(), notebook.path.resolve().parent
+    return imports.reach(notebook.sources, [here, beside] if here != beside else [here])
 
 
 def run_id(found: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits that name these facts."""
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def inputs(resolved: Mapping[str, Any]) -> dict[str, str]:
-    """The hash of every file or folder that a text parameter names, so that a changed input makes a new run."""
-    found = {}
-    for name, value in resolved.items():
-        for word in value if isinstance(value, list) else [value]:
-            if isinstance(word, str) and _is_path(word):
-                found[f"{name}={word}"] = provenance.sha256(Path(word).expanduser())
-    return found
-
-
-def _is_path(word: str) -> bool:
-    try:
-        return word.strip(". ") != "" and Path(word).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # too long a name, a NUL, an unknown ~user
-        return False
 
 
 def why_new(parent: Path, notebook: str, found: Mapping[str, Any]) -> str:
@@ -58,15 +56,17 @@ def why_new(parent: Path, notebook: str, found: Mapping[str, Any]) -> str:
 
 
 def _earlier(parent: Path, notebook: str) -> list[dict[str, Any]]:
+    """What decided each earlier run of a notebook, the latest first; folders that cannot be read are named and left out."""
     rows = []
     for path in parent.glob(f"{notebook}-*/{manifest.NAME}"):
         try:
             before = manifest.read(path.parent)
+            known = {**before["identity"], "parameters": portable(before["parameters"]["resolved"], before["inputs"])}
+            rows += [(before["timings"]["started"], known)] if before["notebook"] == notebook else []
         except HarnessError as error:
             print(f"left out: {error}")
-            continue
-        if before["notebook"] == notebook:
-            rows.append((before["timings"]["started"], {**before["identity"], "parameters": before["parameters"]["resolved"]}))
+        except (KeyError, TypeError) as error:
+            print(f"left out: {path}: {error} is missing or not what it should be")
     return [row for _, row in sorted(rows, key=lambda row: row[0], reverse=True)]
 
 
@@ -77,12 +77,16 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found += [f"input {name} changed" for name, _, _ in _changed(then["inputs"], now["inputs"])]
     found += [f"device {then['device']} → {now['device']}"] if then["device"] != now["device"] else []
     found += ["the notebook's code changed"] if then["notebook"] != now["notebook"] else []
-    return found + [f"{name} changed" for name, _, _ in _changed(then["code"], now["code"])]
+    return found + [f"{name} {_how(a, b)}" for name, a, b in _changed(then["code"], now["code"])]
 
 
 def _changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     names = sorted({*then, *now})
     return [(name, then.get(name), now.get(name)) for name in names if then.get(name) != now.get(name) or (name in then) != (name in now)]
+
+
+def _how(then: Any, now: Any) -> str:
+    return "is newly reached" if then is None else "is no longer reached" if now is None else "changed"
 
 
 def _short(value: Any) -> str:

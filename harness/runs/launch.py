@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import params, provenance, runs
-from harness.errors import HarnessError
-from harness.runs import identity, manifest, notebooks, presets
+from harness.runs import identity, lock, manifest, notebooks, presets
+from harness.runs import inputs as runs_inputs
+from harness.runs.inputs import Input
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("notebook", type=Path, help="the .ipynb file")
     parser.add_argument("--preset", help="settings from presets/<notebook>.PRESET.yaml (default: the one that fits this machine)")
     parser.add_argument("-p", dest="given", metavar="name=value", action="append", default=[], help="set one parameter; may be repeated")
+    parser.add_argument("--price", type=float, metavar="PER_HOUR", help="what an hour of this machine costs (default: $HARNESS_PRICE_PER_HOUR)")
     parser.add_argument("--force", action="store_true", help="a fresh run beside a finished one")
     parser.add_argument("--dry-run", action="store_true", help="check everything, say what would run, start nothing")
 
@@ -43,6 +43,8 @@ class Plan:
     """Everything that decides the result."""
     folder: Path
     """Where the run lies, or will lie."""
+    inputs: Sequence[Input] = ()
+    """Files and folders that parameters name."""
 
 
 def plan(notebook: Path, preset: str | None, given: Mapping[str, Any], force: bool = False, results: Path | None = None) -> Plan:
@@ -56,62 +58,85 @@ def plan(notebook: Path, preset: str | None, given: Mapping[str, Any], force: bo
     settings = params.read_preset(found.presets()[chosen], found.parameters) if chosen else {}
     resolved = runs.resolve(found, settings, given)
     runs.refuse_secrets(resolved)
-    facts = identity.facts(found, resolved)
+    inputs = runs_inputs.find(resolved, notebooks.root(found.path))
+    facts = identity.facts(found, resolved, inputs)
     folder = runs.choose_folder(results or runs.results(found.path), found.name, identity.run_id(facts), force)
-    return Plan(found, chosen, why, dict(given), resolved, facts, folder)
+    return Plan(found, chosen, why, dict(given), resolved, facts, folder, inputs)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run a notebook, or reuse its finished run; 0 only when the manifest says complete."""
     made = plan(args.notebook, args.preset, params.assignments(args.given), args.force)
     if args.dry_run:
-        return _show_plan(made)
-    if runs.is_finished(made.folder):
-        print(f"this run is finished already ({manifest.read(made.folder)['timings']['ended']}); nothing was started, --force makes a fresh one")
-        return _show(runs.Run(made.folder))
-    print(f"{made.notebook.path}, preset {made.preset or 'none'} ({made.preset_why})")
-    return execute(made.notebook, runs.create(made.folder, made.notebook.name, made.facts, made.given, made.preset))
+        return _show_plan(made, args.price)
+    with lock.hold(made.folder) as descriptor:
+        if runs.is_finished(made.folder):
+            print(f"this run is finished already ({manifest.read(made.folder)['timings']['ended']}); nothing was started, --force makes a fresh one")
+            return _show(runs.Run(made.folder))
+        print(f"{made.notebook.path}, preset {_preset(made)}")
+        return execute(made, descriptor, args.price)
 
 
-def _show_plan(made: Plan) -> int:
-    print(f"would run {made.notebook.path} (preset {made.preset or 'none'}: {made.preset_why}) into {made.folder}")
+def _preset(made: Plan) -> str:
+    return f"{made.preset or 'none'} ({made.preset_why})"
+
+
+def _show_plan(made: Plan, price: float | None) -> int:
+    from harness.runs import preflight
+
+    print(f"would run {made.notebook.path}, preset {_preset(made)}, into {made.folder}")
     for name, value in made.resolved.items():
         print(f"  {name} = {value!r}")
     finished = runs.is_finished(made.folder)
     why = "finished already" if finished else manifest.status(made.folder) or identity.why_new(made.folder.parent, made.notebook.name, made.facts)
     print(f"  {why}")
+    if not finished:
+        preflight.before(made, price)
     return 0
 
 
-def execute(notebook: notebooks.Notebook, run: runs.Run) -> int:
-    """Run the notebook's cells in a fresh kernel, their output shown as it comes; returns the exit code."""
-    partial, error = run.folder / manifest.PARTIAL, None
-    os.environ[runs.FOLDER] = str(run.folder)
+def execute(made: Plan, descriptor: int, price: float | None = None) -> int:
+    """Run a planned notebook in a fresh kernel, its output shown as it comes; returns the exit code.
+
+    ``descriptor`` is that of the folder's lock, which the kernel shares. Raises Refused where this machine cannot hold the run.
+    """
+    from harness.runs import costs, preflight
+
+    predicted = preflight.before(made, price)
+    run = runs.create(made.folder, made.notebook.name, made.facts, made.resolved, made.inputs, notebooks.root(made.notebook.path), made.given,
+                      (made.preset, made.preset_why), manifest.LAUNCHER, predicted)
+    saved = run.folder / manifest.PARTIAL
+    _write_end(run, _error(made, run, saved, descriptor))
+    if saved.exists():
+        saved.replace(run.folder / manifest.SAVED)
+    code = _show(run)
+    run.update(actual=costs.after(run.folder, run.manifest, price))
+    return code
+
+
+def _error(made: Plan, run: runs.Run, saved: Path, descriptor: int) -> tuple[int | None, str, str] | None:
+    """Run the cells; cell number, source and reason of what went wrong, None where nothing did."""
     try:
-        _papermill(notebook.path, partial, run.parameters)
+        _papermill(made.notebook.path, saved, run.parameters, {runs.FOLDER: str(run.folder)}, descriptor)
     except KeyboardInterrupt:
-        error = (None, "", "KeyboardInterrupt: stopped by Ctrl-C; the same command goes on from what was finished")
+        return None, "", "KeyboardInterrupt: stopped by Ctrl-C; the same command goes on from what was finished"
     except Exception as problem:  # a cell, the kernel, papermill itself: all of them end in the manifest
-        error = _describe(problem, partial)
-    finally:
-        del os.environ[runs.FOLDER]
-    if error is None and run.manifest["status"] == manifest.RUNNING:
-        error = (None, "", "the notebook ended without `run.finish(…)`, so nobody knows whether it is done")
+        return _describe(problem, saved)
+    if run.manifest["status"] == manifest.RUNNING:
+        return None, "", "the notebook ended without `run.finish(…)`, so nobody knows whether it is done"
+    return None
+
+
+def _write_end(run: runs.Run, error: tuple[int | None, str, str] | None) -> None:
+    """Write the failure that the kernel itself could not write."""
     if error and run.manifest["status"] != manifest.FAILED:
-        run.fail(*error)
-    _keep_notebook(partial, run.folder / manifest.SAVED)
-    return _show(run)
+        run.fail(*error, peak_memory=provenance.peak_memory(children=True))
 
 
-def _papermill(source: Path, saved: Path, parameters: Mapping[str, Any]) -> None:
-    import papermill
-    from traitlets.config import Config
+def _papermill(source: Path, saved: Path, parameters: Mapping[str, Any], environment: Mapping[str, str], descriptor: int) -> None:
+    from harness.runs import kernel
 
-    papermill.execute_notebook(
-        source, saved, parameters=dict(parameters), kernel_name="python3", progress_bar=False,
-        stdout_file=sys.stdout, stderr_file=sys.stderr, autosave_cell_every=0,
-        config=Config(KernelManager={"transport_encryption": "auto"}),  # other users of this machine could listen
-    )
+    kernel.execute(source, saved, parameters, environment, descriptor)
 
 
 def _describe(problem: Exception, partial: Path) -> tuple[int | None, str, str]:
@@ -130,21 +155,6 @@ def _cell_begun(partial: Path) -> tuple[int | None, str]:
     begun = [(number, notebooks.text(cell)) for number, cell in enumerate(code, 1)
              if cell["metadata"].get("papermill", {}).get("start_time")]
     return begun[-1] if begun else (None, "")
-
-
-def _keep_notebook(partial: Path, final: Path) -> None:
-    """Give the executed notebook its final name: without widgets, which viewers refuse, and without secrets."""
-    from harness.images import atomic_write
-
-    if not partial.exists():
-        return
-    try:
-        found = json.loads(partial.read_text(encoding="utf-8"))
-        found["metadata"].pop("widgets", None)
-        atomic_write(final, json.dumps(provenance.mask(found), indent=1, ensure_ascii=False) + "\n")
-    except ValueError as error:
-        raise HarnessError(f"{partial}: papermill left a broken file ({error}); run the same command again") from error
-    partial.unlink()
 
 
 def _show(run: runs.Run) -> int:

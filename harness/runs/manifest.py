@@ -15,8 +15,9 @@ from harness import provenance
 from harness.errors import HarnessError
 
 NAME, SAVED, PARTIAL = "manifest.json", "notebook.ipynb", "notebook.part.ipynb"
-SCHEMA = 1
+SCHEMA = 2
 RUNNING, COMPLETE, FAILED = "running", "complete", "failed"
+LAUNCHER, ALONE = "harness run", "notebook"  # who began a run
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -26,10 +27,13 @@ def read(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise HarnessError(f"{folder}: not the folder of a run, it holds no {NAME}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HarnessError(f"{path}: broken ({error}); move the folder away and run again") from error
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-        raise HarnessError(f"{path}: its schema is not {SCHEMA}; this version cannot read it, move the folder away and run again")
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read ({error.strerror}); check the folder and its permissions") from error
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != SCHEMA:
+        raise HarnessError(f"{path}: its schema is {str(schema)[:20]}, this version reads {SCHEMA}; keep the folder elsewhere and run again")
     return found
 
 
@@ -88,23 +92,11 @@ def changed_outputs(folder: Path) -> dict[str, str]:
     return found
 
 
-def process() -> dict[str, Any]:
-    """This process, so that others can tell whether it still lives."""
+def process(by: str) -> dict[str, Any]:
+    """This process, and whether the launcher ("harness run") or a notebook by itself ("notebook") began the run."""
     import psutil
 
-    return {"pid": os.getpid(), "created": psutil.Process().create_time(), "host": socket.gethostname()}
-
-
-def is_alive(other: Mapping[str, Any]) -> bool:
-    """Whether another process on this machine still lives; one on another machine counts as gone."""
-    import psutil
-
-    if other["host"] != socket.gethostname() or other["pid"] == os.getpid():
-        return False
-    try:
-        return abs(psutil.Process(other["pid"]).create_time() - other["created"]) < 2
-    except psutil.Error:
-        return False
+    return {"pid": os.getpid(), "created": psutil.Process().create_time(), "host": socket.gethostname(), "by": by}
 
 
 def now() -> datetime.datetime:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,22 @@ MARKS = (".git", "pyproject.toml")
 
 @dataclass(frozen=True)
 class Notebook:
-    """A notebook's title, question, parameters, and the hash of its code without the parameters cell."""
+    """What a notebook says about itself."""
 
     path: Path
+    """Its file."""
     title: str
+    """Its first heading."""
     question: str
+    """Its first paragraph that ends in a question mark."""
     parameters: list[params.Parameter]
+    """The settings of its parameters cell."""
     code_sha256: str
+    """Hash of its code without the parameters cell."""
+    sources: tuple[str, ...] = ()
+    """The code cells without the parameters cell."""
+    harness: Mapping[str, Any] = field(default_factory=dict)
+    """What its metadata say to the harness: `work`, `refuse`."""
 
     @property
     def name(self) -> str:
@@ -44,17 +54,27 @@ class Notebook:
 
 def read(path: Path) -> Notebook:
     """Read a notebook file; raises HarnessError when it is not one or its parameters cell is lost or wrong."""
-    cells = load(path)["cells"]
+    found = load(path)
+    cells = found["cells"]
     code = [cell for cell in cells if cell.get("cell_type") == "code"]
-    tagged = [cell for cell in code if TAG in cell.get("metadata", {}).get("tags", [])]
+    tagged = [cell for cell in code if TAG in _tags(cell)]
     if len(tagged) != 1:
         raise HarnessError(f"{path}: {len(tagged) or 'no'} code cells are tagged `{TAG}`; give exactly one cell that tag "
                            "(JupyterLab: property inspector, the cog at the right, Cell Tags)")
-    rest = "\n\f\n".join(text(cell).rstrip() for cell in code if cell is not tagged[0])
+    sources = tuple(text(cell).rstrip() for cell in code if cell is not tagged[0])
     parameters = params.read_cell(text(tagged[0]), where=f"{path}, parameters cell")
     words = [text(cell) for cell in cells if cell.get("cell_type") == "markdown"]
-    digest = hashlib.sha256(rest.encode()).hexdigest()
-    return Notebook(path, _title(words) or path.stem, _question(words), parameters, digest)
+    digest = hashlib.sha256("\n\f\n".join(sources).encode()).hexdigest()
+    told = found.get("metadata", {}).get("harness", {})
+    if not isinstance(told, dict):
+        raise HarnessError(f"{path}: its metadata `harness` must be a table, not a {type(told).__name__}")
+    return Notebook(path, _title(words) or path.stem, _question(words), parameters, digest, sources, told)
+
+
+def _tags(cell: dict[str, Any]) -> list[str]:
+    metadata = cell.get("metadata")
+    tags = metadata.get("tags") if isinstance(metadata, dict) else None
+    return tags if isinstance(tags, list) else []
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -64,17 +84,21 @@ def load(path: Path) -> dict[str, Any]:
         raise HarnessError(f"{path}: there is no such notebook; here are {', '.join(near) or 'none'}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HarnessError(f"{path}: not a notebook: {error}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("cells"), list):
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    if not isinstance(found, dict) or not isinstance(found.get("cells"), list) or not all(isinstance(cell, dict) for cell in found["cells"]):
         raise HarnessError(f"{path}: not a notebook of format 4: it has no list of cells")
+    if not isinstance(found.get("metadata", {}), dict):
+        raise HarnessError(f"{path}: not a notebook of format 4: its metadata are not a table")
     return found
 
 
 def text(cell: dict[str, Any]) -> str:
     """A cell's source as one text."""
     source = cell.get("source", "")
-    return source if isinstance(source, str) else "".join(source)
+    return source if isinstance(source, str) else "".join(map(str, source))
 
 
 def root(path: Path) -> Path:
