@@ -1,0 +1,104 @@
+"""The table of a sweep: what was set, how it ended, and what each run found."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.images import atomic_write
+from harness.runs import manifest
+from harness.runs.job import COMPLETE, REUSED, Outcome
+
+FINDINGS = "findings.csv"
+NUMBERS = ("estimate", "low", "high")
+Cell = Mapping[str, str]
+
+
+class Board:
+    """One row for each run of a sweep, read from the runs' folders."""
+
+    def __init__(self, results: Path, varying: Sequence[str], settings: Mapping[int, Mapping[str, Any]], outcomes: Sequence[Outcome]) -> None:
+        self.varying, self.settings, self.outcomes = varying, settings, outcomes
+        folders = {each.number: results / each.folder for each in outcomes if each.folder}
+        self.facts = {number: manifest.read(folder) for number, folder in folders.items() if manifest.status(folder)}
+        finished = [each.number for each in outcomes if each.status in (COMPLETE, REUSED)]
+        self.findings = {number: findings(folders[number]) for number in finished}
+        self.questions = list(dict.fromkeys(question for found in self.findings.values() for question in found))
+
+    def write(self, path: Path) -> Path:
+        """Write the table as CSV: for each finding its estimate, the ends of its interval and its verdict."""
+        heads = [f"{question} {name}" for question in self.questions for name in (*NUMBERS, "verdict")]
+        buffer = io.StringIO()
+        table = csv.writer(buffer, lineterminator="\n")
+        table.writerow(["row", "id", *self.varying, "status", "seconds", "host", "folder", "report", "reason", *heads])
+        for each in self.outcomes:
+            facts, found = self.facts.get(each.number, {}), self.findings.get(each.number, {})
+            numbers = [found.get(question, {}).get(name, "") for question in self.questions for name in (*NUMBERS, "verdict")]
+            table.writerow([each.number, facts.get("id", ""), *self._values(each.number), each.status, self._seconds(each.number), each.host,
+                            each.folder, facts.get("report") or "", each.reason, *numbers])
+        return atomic_write(path, buffer.getvalue())
+
+    def text(self, width: int = 0) -> str:
+        """The table for a terminal ``width`` characters wide (0: this one); findings that do not fit stand beneath."""
+        width = width or shutil.get_terminal_size((150, 24)).columns
+        heads = ["row", "id", *self.varying, "status", "seconds", *self.questions]
+        rows = [[str(each.number), self.facts.get(each.number, {}).get("id", "–"), *self._values(each.number), each.status,
+                 self._seconds(each.number) or "–", *(self._finding(each.number, question) for question in self.questions)] for each in self.outcomes]
+        return "\n\n".join(_lines(block) for block in _blocks([heads, *rows], width))
+
+    def _values(self, number: int) -> list[str]:
+        return [str(self.settings[number][name]) for name in self.varying]
+
+    def _seconds(self, number: int) -> str:
+        seconds = self.facts.get(number, {}).get("timings", {}).get("seconds")
+        return "" if seconds is None else f"{seconds:.1f}"
+
+    def _finding(self, number: int, question: str) -> str:
+        found = self.findings.get(number, {}).get(question)
+        if not found:
+            return "–"
+        estimate, low, high = (_short(found.get(name, "")) for name in NUMBERS)
+        return f"{estimate} [{low}, {high}] {found.get('verdict', '')}".strip()
+
+
+def findings(folder: Path) -> dict[str, Cell]:
+    """The findings of a run by ``question: subject``; a second one of the same name is numbered. {} where it kept none."""
+    path, found = folder / FINDINGS, {}
+    if not path.is_file():
+        return {}
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise HarnessError(f"{path}: not a table that can be read: {error}") from error
+    for row in rows:
+        name = ": ".join(word for word in (row.get("question"), row.get("subject")) if word)
+        same = sum(other == name or other.startswith(f"{name} (") for other in found)
+        found[f"{name} ({same + 1})" if same else name] = row
+    return found
+
+
+def _short(text: str | None) -> str:
+    return f"{float(text):.3g}" if text else "–"
+
+
+def _blocks(rows: Sequence[Sequence[str]], width: int) -> list[list[Sequence[str]]]:
+    """The table cut into blocks of columns that fit; each begins with the row's number."""
+    widths = [max(len(row[place]) for row in rows) + 2 for place in range(len(rows[0]))]
+    blocks, taken = [[0]], widths[0]
+    for place in range(1, len(widths)):
+        if taken + widths[place] > width and blocks[-1] != [0]:
+            blocks.append([0])
+            taken = widths[0]
+        blocks[-1].append(place)
+        taken += widths[place]
+    return [[[row[place] for place in block] for row in rows] for block in blocks]
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return "\n".join("  ".join(f"{word:<{width}}" for word, width in zip(row, widths)).rstrip() for row in rows)
