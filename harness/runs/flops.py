@@ -26,7 +26,7 @@ PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 VERSION = 1  # of the way of counting; a change makes every kept count stale
 PATIENCE = 300  # seconds
 RANK = 8  # of the LoRA that is counted
-BATCHES = (1, 4, 8)  # a single picture's peak is where gradients meet, a batch's where activations do
+BATCHES = (1, 8)  # a single picture's peak is where gradients meet, a batch's where activations do
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,8 @@ class Counts:
     """the same during decoding"""
 
     def step_peak(self, batch: float) -> float:
-        """Bytes alive in a training step of a batch: as counted for one picture, beyond that along the line of the two largest batches."""
-        (_, a, b), (_, low, high) = BATCHES, self.step_bytes
-        return max(self.step_bytes[0], low + (batch - a) * (high - low) / (b - a))
+        """Bytes alive in a training step of a batch: those of one picture at least, else a share of the large batch's."""
+        return max(self.step_bytes[0], self.step_bytes[1] * batch / BATCHES[1])
 
 
 def counts(model: str, pixels: int = 0, trains: str = "lora", start: bool = True) -> Counts | None:
@@ -154,16 +153,17 @@ def measure(folder: Path, pixels: int = 0, trains: str = "lora") -> Counts:
     unet, vae, texts = _built(folder)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     pixels = pixels or unet.config.sample_size * factor
+    side = pixels // factor
     weights = sum(map(_bytes, (unet, vae, *texts)))
-    picture, latent, tokens = _empty(3, pixels, pixels), _empty(vae.config.latent_channels, pixels // factor, pixels // factor), _empty(_length(texts)).long()
-    forward = _traced(lambda: _evaluate(unet, texts, pixels // factor), [unet])
-    encode, decode = _traced(lambda: vae.encode(picture), [vae]), _traced(lambda: vae.decode(latent), [vae])
-    text = _traced(lambda: [each(tokens) for each in texts], texts)
+    picture, latent, tokens = _empty(3, pixels, pixels), _empty(vae.config.latent_channels, side, side), _empty(_length(texts)).long()
+    calls = {"forward": lambda: _evaluate(unet, texts, side), "encode": lambda: vae.encode(picture), "decode": lambda: vae.decode(latent)}
+    operations = {name: _operations(call) for name, call in calls.items()} | {"text": _operations(lambda: [each(tokens) for each in texts])}
+    alive = {f"{name}_bytes": _alive(call, unet, vae) for name, call in calls.items()}
     _prepare(unet, trains)
-    steps = [_traced(lambda: _evaluate(unet, texts, pixels // factor, batch).sum().backward(), [unet], grad=True) for batch in BATCHES]
+    steps = [lambda batch=batch: _evaluate(unet, texts, side, batch).sum().backward() for batch in BATCHES]
+    step, held = _operations(steps[0], grad=True), tuple(_alive(step, unet, grad=True) for step in steps)
     trained = sum(p.numel() * 4 for p in unet.parameters() if p.requires_grad)
-    return Counts(pixels, forward[0], steps[0][0], encode[0], decode[0], text[0], weights, trained, forward[1],
-                  tuple(step[1] for step in steps), encode[1], decode[1])
+    return Counts(pixels, step=step, weight_bytes=weights, trained_bytes=trained, step_bytes=held, **operations, **alive)
 
 
 def _built(folder: Path) -> tuple[Any, Any, list[Any]]:
@@ -206,25 +206,30 @@ def _prepare(unet: Any, trains: str) -> None:
     from peft import LoraConfig
 
     unet.requires_grad_(False)
-    with torch.device("meta"):
+    with torch.device(unet.device):
         unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["to_k", "to_q", "to_v", "to_out.0"]))
 
 
-def _traced(call: Callable[[], Any], models: list[Any], grad: bool = False) -> tuple[float, int]:
-    """Operations of a call, and the most bytes that were alive in it, those of the models' weights apart."""
+def _operations(call: Callable[[], Any], grad: bool = False) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    with torch.set_grad_enabled(grad), FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())
+
+
+def _alive(call: Callable[[], Any], *models: Any, grad: bool = False) -> int:
+    """The most bytes that are alive in a call, those of the models' weights apart."""
+    import torch
+
     from harness.runs.live import Live, fused_attention
 
-    with torch.set_grad_enabled(grad):
-        with FlopCounterMode(display=False) as counter:
-            call()
-        for model in models:
-            model.zero_grad(set_to_none=True)
-        with fused_attention(), Live(models) as live:
-            call()
-    return float(counter.get_total_flops()), live.peak
+    for model in models:
+        model.zero_grad(set_to_none=True)
+    with torch.set_grad_enabled(grad), fused_attention(), Live(models) as live:
+        call()
+    return live.peak
 
 
 def _bytes(model: Any) -> int:

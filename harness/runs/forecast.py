@@ -11,6 +11,7 @@ from typing import Any
 from harness import provenance
 from harness.errors import HarnessError
 from harness.runs import costs, device, flops, manifest, work
+from harness.runs.notebooks import Notebook
 
 GIB = 1 << 30
 # What Python, torch and the libraries hold before any model: the miniature's first notebook peaks 1.0 GiB above its counted bytes.
@@ -67,7 +68,7 @@ class Span:
 class Sizer:
     """Sizes of runs of one notebook, each model counted once."""
 
-    def __init__(self, notebook: Path, start: bool) -> None:
+    def __init__(self, notebook: Notebook, start: bool) -> None:
         self.table, self.where = work.table(notebook)
         self.start, self.why = start, "" if self.table else "the notebook declares no work"
         self._counts: dict[tuple[Any, ...], flops.Counts | None] = {}

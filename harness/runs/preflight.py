@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from harness import params
 from harness.errors import HarnessError, Refused
-from harness.runs import costs, device, energy, forecast, manifest, scan, units, work
+from harness.runs import costs, device, energy, forecast, manifest, refuse, scan, units, work
 from harness.runs.notebooks import Notebook
 
 History = Sequence[tuple[Path, dict[str, Any]]]
@@ -80,7 +80,7 @@ def predict(plan: Asked, history: History, per_hour: float | None = None, start:
     With ``start`` False nothing is counted that was not counted before. Raises HarnessError where the notebook's
     declaration of its work is wrong.
     """
-    sizes = forecast.Sizer(plan.notebook.path, start)
+    sizes = forecast.Sizer(plan.notebook, start)
     size = sizes(plan.resolved)
     uncounted, runs = sizes.why, forecast.earlier(history, sizes)
     same = [run for run in runs if run.settings == manifest.plain(plan.resolved)]
@@ -155,7 +155,7 @@ def smaller(plan: Asked, history: History, room: int) -> Iterator[str]:
 
 
 def _candidates(plan: Asked) -> Iterator[tuple[str, dict[str, Any]]]:
-    entries, _ = work.table(plan.notebook.path)
+    entries, _ = work.table(plan.notebook)
     given = {name: plan.resolved[name] for name in getattr(plan, "given", ())}
     asked = [name for name in sorted(work.names(entries or {})) if name in plan.resolved]
     for name in asked:
@@ -173,6 +173,7 @@ def _candidates(plan: Asked) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _needs(notebook: Notebook, resolved: Mapping[str, Any], history: History) -> int | None:
     try:
+        refuse.contradictions(notebook.harness.get("refuse", []), resolved, str(notebook.path))
         return predict(Question(notebook, resolved), history).memory_bytes
-    except HarnessError:  # half of a setting may be one that no work can be done with
+    except HarnessError:  # half of a setting may be one that the notebook refuses
         return None

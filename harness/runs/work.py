@@ -11,13 +11,12 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from harness import params
 from harness.errors import HarnessError
-from harness.runs import notebooks
 from harness.runs.flops import RANK, Counts
+from harness.runs.notebooks import Notebook
 
 OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
@@ -88,16 +87,15 @@ class Work:
         return one.trained_bytes * (2 * share + max(0, 2 * (share - 1)))
 
 
-def declared(notebook: Path, resolved: Mapping[str, Any]) -> Work | None:
-    """The work of a notebook file with these parameters; None where it declares none. Raises HarnessError as ``read`` does."""
+def declared(notebook: Notebook, resolved: Mapping[str, Any]) -> Work | None:
+    """The work of a notebook with these parameters; None where it declares none. Raises HarnessError as ``read`` does."""
     entries, where = table(notebook)
     return read(entries, resolved, where) if entries else None
 
 
-def table(notebook: Path) -> tuple[dict[str, Any] | None, str]:
+def table(notebook: Notebook) -> tuple[dict[str, Any] | None, str]:
     """The entries that a notebook declares (None: none), and where they stand; raises HarnessError for an unknown entry."""
-    told, where = (notebooks.load(notebook).get("metadata") or {}).get("harness") or {}, f"{notebook}, metadata harness.work"
-    entries = told.get("work") if isinstance(told, dict) else None
+    entries, where = notebook.harness.get("work"), f"{notebook.path}, metadata harness.work"
     if entries is not None and not isinstance(entries, dict):
         raise HarnessError(f"{where}: must be a table of names and arithmetic, not {entries!r:.60}")
     params.check([params.Parameter(each.name, Any, each.default, each.help) for each in params.fields(Work)], entries or {}, where)
