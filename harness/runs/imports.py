@@ -133,6 +133,6 @@ def _data(found: dict[str, Path]) -> Iterator[Path]:
 
 
 def _hashed(paths: set[Path] | Iterator[Path], folders: Sequence[Path]) -> dict[str, str]:
-    roots = [PACKAGE.parent, *folders]
+    roots = sorted([PACKAGE.parent, *folders], key=lambda root: len(root.parts), reverse=True)  # the nearest: where we stand must not show
     names = {next(path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)): path for path in paths}
     return {name: provenance.hash_once(names[name], provenance.stamp(names[name])) for name in sorted(names)}

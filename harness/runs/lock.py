@@ -44,6 +44,7 @@ def hold(folder: Path, wait: float = 0.0) -> Iterator[int]:
     except OSError as error:
         if error.errno not in NOT_HERE:
             raise HarnessError(f"cannot lock {folder}: {error.strerror}; choose another folder for the results ($HARNESS_RESULTS)") from error
+        path.unlink(missing_ok=True)
         path = Path(tempfile.gettempdir()) / f"harness-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.lock"
         descriptor = _take(path, folder, wait)
     try:
