@@ -129,6 +129,14 @@ def test_a_damaged_list_is_found(folder: Path, change: object) -> None:
     assert check(folder).differs
 
 
+def test_a_file_listed_twice_is_refused_even_when_it_is_signed(folder: Path, key: keys.Key) -> None:
+    held = seal.read(folder)
+    twice = (held.entries[0], *held.entries)
+    bare = seal.Seal(twice, seal.merkle_root([e.leaf for e in twice]), held.key, "")
+    seal.save(folder, seal.Seal(twice, bare.root, bare.key, key.sign(seal.canonical(bare.signed)).hex()))
+    assert check(folder).differs == "seal.json: its form was changed; a seal has one form for one content"
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"signed":{"seal":1}}', b"[" * 100_000, b'{"signed":{"seal":1},"files":[],"signature":""}'])
 def test_what_is_no_seal_is_found(folder: Path, data: bytes) -> None:
     (folder / seal.NAME).write_bytes(data)
