@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def rate() -> Rate:
     return Rate(*(share * (known or UNKNOWN_PEAK) for share in GPU_SHARE), method=said)
 
 
+@cache
 def _product_rate() -> float:
     import numpy as np
 

@@ -142,33 +142,63 @@ def _fit_disk(folder: Path, found: Prediction) -> None:
 def smaller(plan: Asked, history: History, room: int) -> Iterator[str]:
     """Settings of the same notebook that would fit into ``room`` bytes, as they are typed, each with what it would need.
 
-    Tried are, by the same forecast: each number that the declared work depends on, halved again and again; every
-    preset; and every such parameter set back to its default.
+    Tried are, by the same forecast: each number that the declared work depends on, halved again and again; every preset;
+    every such parameter set back to its default; and, where none of these is enough, the numbers together.
     """
     seen: set[str] = set()
     for words, resolved in _candidates(plan):
-        needs = _needs(plan.notebook, resolved, history)
-        name = words.split("=")[0]
+        needs, name = _needs(plan.notebook, resolved, history), words.split("=")[0]
         if needs is not None and needs <= room and name not in seen:
             seen.add(name)
             yield f"`{words}` ({units.size(needs)})"
+    if not seen:
+        yield from _together(plan, history, room)
 
 
 def _candidates(plan: Asked) -> Iterator[tuple[str, dict[str, Any]]]:
-    entries, _ = work.table(plan.notebook)
     given = {name: plan.resolved[name] for name in getattr(plan, "given", ())}
-    asked = [name for name in sorted(work.names(entries or {})) if name in plan.resolved]
-    for name in asked:
-        value = plan.resolved[name]
-        while type(value) is int and value > 1:
-            value //= 2
-            yield f"-p {name}={value}", {**plan.resolved, name: value}
+    for name in _numbers(plan):
+        yield from ((_typed(plan, resolved), resolved) for resolved in _halved(plan, [name]))
     for preset, path in plan.notebook.presets().items():
         yield f"--preset {preset}", {**plan.resolved, **params.read_preset(path, plan.notebook.parameters), **given}
-    for name in asked:
-        default = plan.notebook.defaults.get(name)
-        if default != plan.resolved[name]:
-            yield f"-p {name}={default}", {**plan.resolved, name: default}
+    for name in _asked(plan):
+        resolved = {**plan.resolved, name: plan.notebook.defaults.get(name)}
+        if resolved != plan.resolved:
+            yield _typed(plan, resolved), resolved
+
+
+def _together(plan: Asked, history: History, room: int) -> Iterator[str]:
+    """All numbers halved until it fits, then each that need not be lowered left as it was."""
+    def fits(resolved: Mapping[str, Any]) -> bool:
+        return (_needs(plan.notebook, resolved, history) or room + 1) <= room
+
+    low = next(filter(fits, _halved(plan, _numbers(plan))), None)
+    for name in _numbers(plan) if low else ():
+        back = {**low, name: plan.resolved[name]}
+        low = back if fits(back) else low
+    if low:
+        yield f"`{_typed(plan, low)}` ({units.size(_needs(plan.notebook, low, history))})"
+
+
+def _asked(plan: Asked) -> list[str]:
+    """The parameters that the declared work depends on."""
+    return [name for name in sorted(work.names(work.table(plan.notebook)[0] or {})) if name in plan.resolved]
+
+
+def _numbers(plan: Asked) -> list[str]:
+    return [name for name in _asked(plan) if type(plan.resolved[name]) is int and plan.resolved[name] > 1]
+
+
+def _halved(plan: Asked, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The settings with these numbers halved, together, for as long as one of them is above 1."""
+    values = {name: plan.resolved[name] for name in names}
+    while max(values.values(), default=1) > 1:
+        values = {name: max(1, value // 2) for name, value in values.items()}
+        yield {**plan.resolved, **values}
+
+
+def _typed(plan: Asked, resolved: Mapping[str, Any]) -> str:
+    return " ".join(f"-p {name}={value}" for name, value in resolved.items() if value != plan.resolved[name])
 
 
 def _needs(notebook: Notebook, resolved: Mapping[str, Any], history: History) -> int | None:
