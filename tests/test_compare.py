@@ -227,10 +227,11 @@ def test_findings_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_samples_name_every_picture_by_its_place_in_the_run(tmp_path: Path) -> None:
-    table = read_table(run_of(tmp_path, 1, by_prompt(0)) / rows.SAMPLES)
+    folder = run_of(tmp_path, 1, by_prompt(0))
+    table = read_table(folder / rows.SAMPLES)
     assert len(table) == 64 and table["file"].iloc[-1] == "tuned/00031.png" and set(table["group"]) == {"base", "tuned"}
     with pytest.raises(HarnessError, match="outside"):
-        rows.samples(tmp_path / "elsewhere", compare.read(tmp_path / f"planted-{1:012x}").pictures)
+        rows.samples(tmp_path / "elsewhere", compare.read(folder).pictures)
 
 
 # --- settings, terminal, page -----------------------------------------------------------------------------------------
@@ -242,7 +243,7 @@ def test_settings_that_differ_come_in_the_order_of_who_set_them(tmp_path: Path) 
     b["identity"]["code"] = {"harness/stats.py": "0" * 64}
     b["inputs"] = [{"parameter": "works", "name": "mine", "sha256": "1" * 64, "card": None, "licence": None}]
     found = [(s.kind, s.name, s.a, s.b) for s in compare.settings(a, b)]
-    assert found == [("parameter", "steps", "200", "300"), ("input", "works=mine", "none", "1" * 12 + "…"),
+    assert found == [("parameter", "number", "1", "2"), ("parameter", "steps", "200", "300"), ("input", "works=mine", "none", "1" * 12 + "…"),
                      ("package", "diffusers", "0.42.1", "0.42.2"), ("code", "harness/stats.py", "b" * 12 + "…", "0" * 12 + "…")]
 
 

@@ -93,10 +93,10 @@ def _of(table: pd.DataFrame, finding: Finding) -> pd.DataFrame:
 def _paired(bare: Contrast, shared: pd.DataFrame, counts: Sequence[int], level: float) -> Contrast:
     now, before = shared["value_b"].to_numpy(float), shared["value_a"].to_numpy(float)
     prompts = int(shared["prompt"].nunique())
-    part = "" if {*counts} == {len(shared)} else f" of {counts[0]} in A and {counts[1]} in B"
-    held = replace(bare, estimate=float((now - before).mean()), pairs=len(shared), prompts=prompts, why=f"{len(shared)} shared pairs{part}.")
+    part = "" if {*counts} == {len(shared)} else f"{len(shared)} shared pairs of {counts[0]} in A and {counts[1]} in B."
+    held = replace(bare, estimate=float((now - before).mean()), pairs=len(shared), prompts=prompts, why=part)
     if prompts < 2:
-        return replace(held, why=held.why + " Only 1 prompt is shared; an interval needs more.")
+        return replace(held, why=f"{part} Only 1 prompt is shared; an interval needs more.".strip())
     interval, p, how = difference(now, before, shared["prompt"], shared["seed"], level)
     return replace(held, low=interval.low, high=interval.high, p=p, why=f"{held.why} {how}".strip())
 
@@ -118,7 +118,7 @@ def difference(now: np.ndarray, before: np.ndarray, prompts: Sequence, seeds: Se
     if len(changed) < stats.MIN_CLUSTERS and {*now, *before} <= {-1.0, 0.0, 1.0}:
         exact = _steps(now, before, labels, level)
         interval = Interval(interval.estimate, min(interval.low, exact.low), max(interval.high, exact.high))
-        how = f"Only {len(changed)} prompts changed, so the bounds are exact ones. {how}".strip()
+        how = f"{f'Only {len(changed)}' if changed else 'No'} prompt{'s' * (len(changed) > 1)} changed, so the bounds are exact ones. {how}".strip()
     return interval, p, how
 
 
@@ -186,8 +186,8 @@ def _judge(c: Contrast, level: float) -> Contrast:
     if c.low is None:
         return c
     if c.paired and c.low == c.high == 0:
-        return replace(c, says=SAME, why=f"{c.why} Every value is the same.")
+        return replace(c, says=SAME, why=f"{c.why} Every value is the same.".strip())
     if c.prompts < stats.MIN_CLUSTERS:
-        return replace(c, why=f"{c.why} Only {c.prompts} prompts; an interval needs at least {stats.MIN_CLUSTERS}.")
+        return replace(c, why=f"{c.why} Only {c.prompts} prompts; an interval needs at least {stats.MIN_CLUSTERS}.".strip())
     beyond = (c.low > 0 or c.high < 0) and (c.p is None or c.p <= 1 - level)
     return replace(c, says=DIFFERS if beyond else NOISE)
