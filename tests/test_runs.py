@@ -41,26 +41,6 @@ def test_a_run_is_a_whole_record(tmp_path: Path, results: Path, capfd: pytest.Ca
     assert "leak" in shown and f"report: {folder / 'report.html'}" in shown
 
 
-@pytest.mark.parametrize(
-    ("name", "source", "says"),
-    [
-        ("cell", "x = 1\n1 / 0", "ZeroDivisionError: division by zero"), ("early", "import sys\nsys.exit(0)", "SystemExit: 0; the notebook was left"),
-        ("shell", "!false", "returned non-zero exit status 1"), ("kernel", "import os\nos.kill(os.getpid(), 9)", "the kernel was killed"),
-    ],
-)
-def test_what_papermill_lets_through_fails(tmp_path: Path, results: Path, capfd: pytest.CaptureFixture[str], name: str, source: str, says: str) -> None:
-    assert run(story(tmp_path, name, source)) == 1
-    found = only(results)
-    assert found["status"] == "failed" and says in found["error"]["reason"]
-    assert found["error"]["cell"] == 4 and found["error"]["source"] == source.splitlines()[0]  # papermill adds a cell of its own
-    assert "error: the run failed in cell 4" in capfd.readouterr().err
-
-
-def test_a_notebook_without_an_end_fails(tmp_path: Path, results: Path) -> None:
-    assert run(write_notebook(tmp_path, "nb", "x = 1")) == 1
-    assert "ended without `run.finish" in only(results)["error"]["reason"]
-
-
 def test_output_comes_as_it_is_made_and_a_killed_run_is_taken_up(tmp_path: Path, results: Path) -> None:
     slow = "import time\nif not (run.folder / 'half').exists():\n    (run.folder / 'half').write_text('1'); print('half way', flush=True); time.sleep(60)"
     command = [sys.executable, "-m", "harness", "run", str(story(tmp_path, "nb", slow))]
@@ -89,16 +69,6 @@ def test_ctrl_c_is_130_and_says_how_to_go_on(tmp_path: Path, results: Path) -> N
     process.send_signal(signal.SIGINT)
     assert "the same command goes on" in process.communicate(timeout=120)[1]
     assert process.returncode == 130 and only(results)["error"]["reason"].startswith("KeyboardInterrupt")
-
-
-def test_plain_papermill_makes_the_same_record(tmp_path: Path, results: Path) -> None:
-    path = write_notebook(tmp_path, "nb", "from harness import runs\nrun = runs.start('nb', globals())", FINISH)
-    command = ["papermill", str(path), str(tmp_path / "out.ipynb"), "-p", "steps", "5", "--no-progress-bar"]
-    subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, check=True, capture_output=True)
-    found = only(results)
-    assert found["status"] == "complete" and found["parameters"]["resolved"]["steps"] == 5
-    facts = identity.facts(notebooks.read(path), found["parameters"]["resolved"])
-    assert identity.run_id({**facts, "code": found["identity"]["code"]}) == found["id"]
 
 
 # --- without a kernel -------------------------------------------------------------------------------------------------
