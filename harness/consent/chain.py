@@ -190,10 +190,15 @@ def _broken(entry: Entry, place: int, previous: str) -> str:
         return f"it is missing (the next is {entry.seq})"
     if entry.previous != previous:
         return "it does not follow from the entry before"
+    return "" if stands(entry) else "it was changed after it was entered"
+
+
+def stands(entry: Entry) -> bool:
+    """Does the entry have the hash that it says?"""
     try:
-        return "" if entry.digest() == entry.hash else "it was changed after it was entered"
+        return entry.digest() == entry.hash
     except (HarnessError, TypeError, ValueError):  # a damaged cell holds what no entry can
-        return "it was changed after it was entered"
+        return False
 
 
 class _Keyring:
@@ -230,11 +235,15 @@ def _row_problem(entry: Entry, row: Row | None, gone: Mapping[int, int]) -> str:
         return f"its content is there again, although entry {gone[entry.seq]} says that it was erased" if row else ""
     if row is None:
         return "its content was removed, and no later entry says so"
+    return "" if matches(entry, row) else "its content was changed"
+
+
+def matches(entry: Entry, row: Row) -> bool:
+    """Is it what was entered?"""
     try:
-        same = hmac.compare_digest(commit(entry.seq, entry.kind, row), entry.commitment)
-    except (HarnessError, TypeError):
-        same = False
-    return "" if same else "its content was changed"
+        return hmac.compare_digest(commit(entry.seq, entry.kind, row), entry.commitment)
+    except (HarnessError, TypeError, ValueError):
+        return False
 
 
 def _wrong_end(entries: Sequence[Entry], rows: Mapping[int, Row], last: Head | None) -> tuple[int, str] | None:

@@ -131,7 +131,8 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk ends it by itself
+            connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
 
@@ -170,7 +171,7 @@ def salvage(path: Path) -> dict[str, list[tuple]]:
                     shutil.copyfile(each, Path(folder) / each.name)
             connection = sqlite3.connect(Path(folder) / path.name)
             most = path.stat().st_size // 32 + 1  # no row takes less, whatever a damaged page says of their number
-            found = {table: _readable(connection, table, key, most) for table, key in (("subjects", "id"), ("rows", "seq"), ("entries", "seq"))}
+            found = {table: _readable(connection, table, key, most) for table, key in (("subjects", "id"), ("rows", "seq"), ("entries", "seq"), ("head", "one"))}
             connection.close()
         except OSError as error:
             raise HarnessError(f"{path}: cannot be read ({error.strerror}); check the path.") from error

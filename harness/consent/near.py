@@ -21,13 +21,14 @@ def copies(images: ImageSet, left: Sequence[tuple[str, bytes]], describe: Descri
     `left` are works and their descriptors. A column `descriptor` (hex) saves decoding the pictures; what cannot be
     decoded cannot be cleared either, and raises HarnessError. `describe` and `same` default to harness.perceptual.
     """
-    from harness import perceptual
+    if describe is None or same is None:
+        from harness import perceptual
 
-    same = same or perceptual.is_near
+        describe, same = describe or perceptual.descriptor, same or perceptual.is_near
     held = images.table["descriptor"] if "descriptor" in images.table else [""] * len(images)
     found = {}
     for path, work, known in zip(images.paths, images.table["sha256"], held, strict=True):
-        mine = bytes.fromhex(known) if known else _described(path, work, describe or perceptual.descriptor)
+        mine = bytes.fromhex(known) if known else _described(path, work, describe)
         hit = next((other for other, descriptor in left if same(mine, descriptor)), None)
         if hit:
             found[work] = hit
