@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from harness.finetune.adapter import tensor_file
-from harness.images import save_png, sha256
+from harness.images import decode, save_png, sha256
 
 NAMES = ("mira", "noor")
 PHOTOS = 3
@@ -152,3 +152,17 @@ def plant(root: Path, labelled: bool = True) -> dict[str, dict[str, list[str]]]:
     vectors(root / "cache" / "clip-cccc.npz", [h for name in NAMES for h in works[name]])
     vectors(root / "cache" / "only-mira.npz", works["mira"])
     return {name: {"photos": works[name], "avatars": drawn[name], "adapter": [worn[name]]} for name in NAMES}
+
+
+def describe(image: Image.Image) -> bytes:
+    """A descriptor of the tests' own: grey values of 16 x 16, and mirrored."""
+    grey = np.asarray(image.convert("L").resize((16, 16)))
+    return grey.tobytes() + grey[:, ::-1].tobytes()
+
+
+def alike(one: bytes, other: bytes) -> bool:
+    """Do they correlate, as they are or mirrored?"""
+    a, b = (np.frombuffer(each, np.uint8).astype(float) for each in (one, other))
+    if min(a.std(), b.std()) < 1:
+        return False
+    return max(np.corrcoef(a[:256], b[:256])[0, 1], np.corrcoef(a[:256], b[256:])[0, 1]) > 0.9

@@ -25,7 +25,7 @@ from harness.consent import files, reach, tombstone
 from harness.consent.files import Index
 from harness.consent.keys import Key
 from harness.consent.reach import Reach, Target
-from harness.consent.scrub import GONE, Scrub
+from harness.consent.scrub import Scrub
 from harness.errors import BadImage, Refused
 from harness.images import atomic_write, decode, sha256
 from harness.progress import Progress, silent

@@ -1,12 +1,19 @@
-"""How the search for what is left looks at pictures: what is written inside their files, and what the cells of a sheet show.
+"""How the search for what is left reads pictures, databases and texts: what is written inside, what the cells of a sheet show, what is live.
 
 It shares nothing with `harness.images`, through which everything else enters: a second reader does not repeat the first one's mistakes.
 """
 
 from __future__ import annotations
 
+import html
 import io
+import re
+import sqlite3
+import tempfile
+import unicodedata
+import urllib.parse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -98,3 +105,36 @@ def _cut(picture: Image.Image, box: tuple[int, int, int, int], depth: int = 6) -
             box = (box[0], box[1] + a, box[2], box[1] + b) if axis == 0 else (box[0] + a, box[1], box[0] + b, box[3])
             pixels = np.asarray(picture.crop(box)).astype(int)
     yield box
+
+
+def live(data: bytes) -> tuple[bytes, list[str]] | None:
+    """A database as it would be without free pages, and the texts of its live cells; None for what SQLite cannot read."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "held").write_bytes(data[:18] + b"\1\1" + data[20:])  # no journal of its own beside the copy
+        connection = sqlite3.connect(Path(folder) / "held")
+        try:
+            connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            connection.execute("VACUUM INTO ?", (str(Path(folder) / "fresh"),))
+            names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            cells = [str(cell) for name in names for row in connection.execute(f'SELECT * FROM "{name}"') for cell in row if isinstance(cell, str)]
+            return (Path(folder) / "fresh").read_bytes(), cells
+        except sqlite3.Error:
+            return None
+        finally:
+            connection.close()
+
+
+def written(data: bytes) -> bytes:
+    """The part in which words may stand: of tensors the header, of arrays of numbers nothing (among random bytes any word turns up)."""
+    length = int.from_bytes(data[:8], "little")
+    if data[8:9] == b"{" and 2 <= length <= len(data) - 8:
+        return data[8:8 + length]
+    return b"" if data.startswith(b"\x93NUMPY") and not re.search(rb"'descr': *'[<>|=]?[US]", data[:256]) else data
+
+
+def plain(text: str) -> str:
+    r"""A text without the escapes of JSON (é), HTML (&eacute;) and addresses (%C3%A9), folded like the words."""
+    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m.group(1), 16)), text) if "\\u" in text else text
+    text = html.unescape(text) if "&" in text else text
+    text = urllib.parse.unquote(text) if "%" in text else text
+    return unicodedata.normalize("NFKC", text).casefold()

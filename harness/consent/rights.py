@@ -88,6 +88,7 @@ def forget(store: Store, subject: str, roots: Sequence[Path], words: Sequence[st
     if done is not None:
         return done
     asked = target(store, subject, words)
+    Needles(words=tuple(word for word in (subject, *words)))  # raises for a name too short to be searched for
     plan = forgetting.intend(asked, roots, FORGET, look)
     if not plan.removed and subject not in store.subjects():
         raise HarnessError(f"{subject}: neither the ledger {store.path.name} nor {', '.join(map(str, roots))} knows this name; check its spelling.")

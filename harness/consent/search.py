@@ -12,12 +12,10 @@ import base64
 import binascii
 import gzip
 import hashlib
-import html
 import io
 import os
 import re
 import unicodedata
-import urllib.parse
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -38,6 +36,7 @@ DEEPEST = 4
 """archives inside archives that are opened"""
 HEX = re.compile(rb"[0-9a-f]{64}")
 BASE64 = re.compile(rb"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-9A-Za-z+/]|SUkqA|TU0AK)[A-Za-z0-9+/\-_]{60,}")
+DATABASE, JOURNALS = b"SQLite format 3\0", (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83", b"\xd9\xd5\x05\xf9")
 # What a writer may put between the lines of one base64 text: line ends, escaped in JSON or not, list separators, %-escapes.
 BREAKS = re.compile(rb'(?<=[A-Za-z0-9+/])(?:\\r|\\n|%0D|%0A|"\s*,\s*"|[\r\n]+[ \t]*)+(?=[A-Za-z0-9+/])')
 
@@ -150,8 +149,8 @@ class _Search:
         self.unread: list[str] = []
         self.pictures = self.bytes = 0
         self.digests = {bytes.fromhex(name): name for name in needles.hashes}
-        forms = {form for word in needles.words for form in _forms(word)}
-        self.words = re.compile("|".join(rf"(?<![^\W_]){re.escape(form)}(?![^\W_])" for form in sorted(forms)) or r"(?!)")
+        self.forms = sorted({unicodedata.normalize("NFKC", word.strip()).casefold() for word in needles.words})
+        self.words = re.compile("|".join(rf"(?<![^\W_]){re.escape(form)}(?![^\W_])" for form in self.forms) or r"(?!)")
 
     def found(self, place: str, how: str, what: str) -> None:
         self.hits.append(Hit(place, how, what))
@@ -201,12 +200,25 @@ class _Search:
         for piece in self.pieces:
             if piece in data:
                 self.found(place, "bytes", piece[:8].hex())
-        self.text(place, _written(data).decode("utf-8", "replace"))
+        if data.startswith((DATABASE, *JOURNALS)):
+            self.database(place, data)
+        else:
+            self.text(place, look.written(data).decode("utf-8", "replace"))
+
+    def database(self, place: str, data: bytes) -> None:
+        """Names in live cells as words; and in free pages however they touch what stands beside them (cells have no gaps)."""
+        held = look.live(data) if data.startswith(DATABASE) else None
+        for cell in held[1] if held else []:
+            self.text(place, cell)
+        for form in self.forms:
+            inside, fresh = (look.plain(part.decode("utf-8", "replace")).count(form) for part in (data, held[0] if held else b""))
+            if inside > fresh:
+                self.found(f"{place} (free pages)", "word", form)
 
     def text(self, place: str, text: str) -> None:
         """Words, whatever way they are escaped."""
         if self.needles.words:
-            for word in {m.group() for m in self.words.finditer(_plain(text))}:
+            for word in {m.group() for m in self.words.finditer(look.plain(text))}:
                 self.found(place, "word", word)
 
     def embedded(self, place: str, data: bytes, depth: int) -> None:
@@ -276,24 +288,3 @@ def _pieces(name: str) -> Iterator[tuple[str, bytes, bool]]:
         for start in range(0, size, LARGEST - overlap):
             file.seek(start)
             yield f"{name} (from byte {start})", file.read(LARGEST), False
-
-
-def _written(data: bytes) -> bytes:
-    """The part in which words may stand: of tensors the header, of arrays of numbers nothing (among random bytes any word turns up)."""
-    length = int.from_bytes(data[:8], "little")
-    if data[8:9] == b"{" and 2 <= length <= len(data) - 8:
-        return data[8:8 + length]
-    return b"" if data.startswith(b"\x93NUMPY") and not re.search(rb"'descr': *'[<>|=]?[US]", data[:256]) else data
-
-
-def _forms(word: str) -> set[str]:
-    """A word as it is compared: one spelling of accents, no case."""
-    return {unicodedata.normalize("NFKC", word.strip()).casefold()}
-
-
-def _plain(text: str) -> str:
-    r"""A text without the escapes of JSON (é), HTML (&eacute;) and addresses (%C3%A9), folded like the words."""
-    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m.group(1), 16)), text) if "\\u" in text else text
-    text = html.unescape(text) if "&" in text else text
-    text = urllib.parse.unquote(text) if "%" in text else text
-    return unicodedata.normalize("NFKC", text).casefold()

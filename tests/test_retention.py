@@ -1,0 +1,115 @@
+"""Photos of people go when their time is over, by whatever command comes next; what was made from them with consent stays."""
+
+from __future__ import annotations
+
+import json
+import stat
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import planted
+from harness import cli
+from harness.consent import forget, keys, retention
+from harness.consent.forget import Eyes
+from harness.consent.store import Store, open_store
+from harness.errors import HarnessError
+from harness.images import sha256
+
+RUN = Path("results/runs/02_avatars-abc123")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    monkeypatch.setenv("HARNESS_KEPT", str(tmp_path / "home" / "kept.json"))
+    monkeypatch.setenv("HARNESS_KEY", str(keys.create(tmp_path / "key.pem").path))
+    monkeypatch.setattr(forget, "eyes", lambda: Eyes(planted.describe, planted.alike))
+    planted.plant(tmp_path / "root")
+    with open_store(tmp_path / "consent.db", create=True) as opened:
+        yield opened
+
+
+def photos(tmp_path: Path, name: str = "mira") -> list[Path]:
+    return sorted((tmp_path / "root" / "photos" / name).glob("*.png"))
+
+
+def test_a_day_is_what_photos_are_kept_for(store: Store, tmp_path: Path) -> None:
+    until = retention.keep(store, "mira", photos(tmp_path), [tmp_path / "root"])
+    assert timedelta(hours=23.9) < until - datetime.now(UTC) <= timedelta(hours=24)
+    assert retention.enforce() == 0 and retention.sweep(store) == 0 and len(photos(tmp_path)) == 3
+    assert retention.sweep(store, now=until + timedelta(seconds=1)) == 3 and not photos(tmp_path) and not store.photos()
+
+
+def test_what_shows_a_person_goes_and_what_was_made_stays(store: Store, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    retention.keep(store, "mira", photos(tmp_path), [root], hours=0)
+    assert retention.enforce() == 3 and not photos(tmp_path) and len(photos(tmp_path, "noor")) == 3
+    assert not list((root / RUN / "adapter-mira/latents").glob("*")) and len(list((root / RUN / "adapter-noor/latents").iterdir())) == 3
+    assert not (root / "elsewhere/crop-100.png").exists() and (root / "elsewhere/crop-200.png").exists()
+    assert (root / RUN / "adapter-mira/pytorch_lora_weights.safetensors").exists() and (root / RUN / "avatars-mira/0.png").exists()
+    with np.load(root / RUN / "embeddings/clip-cccc.npz") as stored:
+        assert len(stored["sha256"]) == 9
+    manifest = json.loads((root / RUN / "manifest.json").read_text())
+    assert manifest["status"] == "complete" and all(sha256(root / RUN / name) == digest for name, digest in manifest["outputs"].items())
+    assert store.verify_chain().ok and not store.photos()
+
+
+def test_the_next_command_enforces_it_and_without_photos_it_costs_nothing(store: Store, tmp_path: Path) -> None:
+    began = time.perf_counter()
+    for _ in range(1000):
+        assert retention.enforce() == 0
+    assert (time.perf_counter() - began) / 1000 < 1e-3
+    retention.keep(store, "mira", photos(tmp_path), [], hours=0)
+    assert stat.S_IMODE(retention.notice().stat().st_mode) == 0o600
+    assert retention.enforce() == 3 and not photos(tmp_path)
+    assert json.loads(retention.notice().read_text())["ledgers"] == {}
+
+
+def test_a_clock_that_went_back_keeps_no_photo_longer(store: Store, tmp_path: Path) -> None:
+    until = retention.keep(store, "mira", photos(tmp_path), [])
+    held = json.loads(retention.notice().read_text())
+    retention.notice().write_text(json.dumps(held | {"seen": (until + timedelta(hours=1)).isoformat()}))
+    with pytest.raises(HarnessError, match="clock"):  # the ledger says so too, and the photos are gone all the same
+        store.clock = lambda: datetime.now(UTC) - timedelta(days=3)
+        retention.sweep(store)
+    assert not photos(tmp_path)
+
+
+def test_a_photo_that_is_gone_already_and_a_ledger_that_was_moved_do_no_harm(store: Store, tmp_path: Path) -> None:
+    retention.keep(store, "mira", photos(tmp_path), [], hours=0)
+    photos(tmp_path)[0].unlink()
+    retention.notice().write_text(retention.notice().read_text().replace('"ledgers": {', '"ledgers": {"/nowhere/x.db": {"due": "2000-01-01T00:00:00Z", "roots": []}, '))
+    assert retention.enforce() == 3 and not photos(tmp_path)
+    retention.notice().write_text("damaged")
+    assert retention.enforce() == 0
+    with pytest.raises(HarnessError, match="is not there to be kept"):
+        retention.keep(store, "mira", [tmp_path / "none.png"], [])
+
+
+def test_a_sweep_that_was_killed_is_finished_by_the_next(store: Store, tmp_path: Path) -> None:
+    retention.keep(store, "mira", photos(tmp_path), [tmp_path / "root"], hours=0)
+    said = []
+
+    def stop(event: dict) -> None:
+        said.append(event)
+        if len(said) == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        retention.sweep(store, progress=stop)
+    assert store.intents.open() and store.photos()
+    retention.sweep(store)
+    assert not store.intents.open() and not store.photos() and not photos(tmp_path)
+
+
+def test_the_command_says_nothing_when_nothing_is_due(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["consent", "sweep", "--ledger", str(store.path)]
+    assert cli.main(words) == 0 and capsys.readouterr().out == ""
+    retention.keep(store, "mira", photos(tmp_path), [tmp_path / "root"], hours=0)
+    store.close()
+    assert cli.main(words) == 0 and "3 photos of people were kept for as long as was said, and are gone" in capsys.readouterr().out
+    assert not photos(tmp_path) and len(photos(tmp_path, "noor")) == 3
