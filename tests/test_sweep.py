@@ -194,17 +194,18 @@ def writing(results: Path, below: int) -> list[int]:
 
 
 def test_without_a_shared_disk_results_come_back_through_dask(notebook: Path, results: Path, cluster: tuple[str, Any]) -> None:
-    assert cli.main(command(notebook, GRID, "--executor", f"dask={cluster[0]}", "--no-shared-disk", "--gpu-slots", "1")) == 0
-    assert measured(results) == FOUND
+    text = "preset: tiny\nletter: [a]\nvalue: [2]\n"
+    assert cli.main(command(notebook, text, "--executor", f"dask={cluster[0]}", "--no-shared-disk", "--gpu-slots", "1")) == 0
+    assert measured(results) == {("a", 2.0): FOUND["a", 2.0]}
     assert all(manifest.changed_outputs(folder) == {} for folder in results.glob("nb-*"))
     assert not (results / "completed.txt").exists()  # it was written beside the run where that was made, hence not here
-    assert sorted(path.name for path in (results.parent / "sweeps").glob("*/logs/*")) == ["1.log", "2.log"]
+    assert sorted(path.name for path in (results.parent / "sweeps").glob("*/logs/*")) == ["1.log"]
 
 
 def test_a_killed_dask_worker_costs_nothing_but_time(notebook: Path, results: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]],
                                                      capsys: pytest.CaptureFixture[str]) -> None:
     address, (victim, other) = cluster
-    words = command(notebook, "preset: tiny\nletter: [a, b, c]\nvalue: [2]\nseconds: [1.5]\n", "--executor", f"dask={address}")
+    words = command(notebook, "preset: tiny\nletter: [a, b, c]\nvalue: [2]\nseconds: [1.0]\n", "--executor", f"dask={address}")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         swept = pool.submit(cli.main, words)
         wait_until(lambda: swept.done() or bool(writing(results, victim.pid)))
@@ -272,9 +273,19 @@ def test_ctrl_c_leaves_finished_runs_finished_and_stops_the_others(notebook: Pat
     assert sweeping.returncode == 130, err
     assert [facts["parameters"]["resolved"]["letter"] for facts in complete(results)] == ["a"]
     assert len(list(results.glob("nb-*"))) == 2 and all(map(gone, kernels))
-    assert [line.split()[5] for line in out.splitlines() if re.match(r"[123]  +\S+ +[abc] ", line) and len(line.split()) > 4][-3:] or True
+    assert re.findall(r"^([123]) .* (complete|stopped) ", out, re.MULTILINE) == [("1", "complete"), ("2", "stopped"), ("3", "stopped")]
     assert re.findall(r"^row (\d) stopped", err, re.MULTILINE) == ["2", "3"] and "the same command goes on" in err
     assert not list(results.glob(".sweep-*"))
+
+
+def test_ctrl_c_stops_the_runs_on_dask_workers(notebook: Path, results: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]) -> None:
+    sweeping = start(notebook, "- {letter: a, seconds: 300}\n", "--executor", f"dask={cluster[0]}")
+    wait_until(lambda: sweeping.poll() is not None or len(list(results.glob("nb-*/writer-*.txt"))) == 1)
+    (kernel,) = (int(path.stem.removeprefix("writer-")) for path in results.glob("nb-*/writer-*.txt"))
+    sweeping.send_signal(signal.SIGINT)
+    _, err = sweeping.communicate(timeout=30)
+    assert sweeping.returncode == 130 and "row 1 stopped" in err, err
+    assert gone(kernel) and any(worker.poll() is None for worker in cluster[1])
 
 
 def test_runs_die_with_a_sweep_that_is_killed(notebook: Path, results: Path) -> None:
@@ -287,3 +298,263 @@ def test_runs_die_with_a_sweep_that_is_killed(notebook: Path, results: Path) -> 
     sweeping.kill()
     sweeping.communicate()
     wait_until(lambda: all(map(gone, family)), seconds=10)
+
+
+# --- one row on one machine -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one(notebook: Path, results: Path) -> job.Job:
+    """A row as it would be sent to a worker on this machine."""
+    swept = prepared(notebook, "- {letter: a}\n")
+    parcel.write(results / ".sweep-here", b"")
+    return swept._job(1, "test", ".sweep-here", {}, gpu=False, threads=0)
+
+
+def prepared(notebook: Path, text: str) -> sweep.Sweep:
+    rows = grid.read(write_grid(notebook.parent, text))
+    return sweep.Sweep(grid.plans(notebook.parent / "grid.yaml", notebook, rows), rows, runs.results(notebook))
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Let rows run this Python instead of a notebook."""
+    monkeypatch.setattr(job, "command", lambda each, notebook: [sys.executable, "-c", code])
+
+
+ORPHAN = """
+import sys, time
+from pathlib import Path
+from harness.runs import lock
+folder = Path(sys.argv[1])
+with lock.hold(folder):
+    folder.mkdir(parents=True)
+    with open(folder / "writer-1.txt", "a", buffering=1) as own:
+        for _ in range(75):
+            own.write(f"{time.monotonic()}\\n")
+            time.sleep(0.02)
+"""
+WRITER = "import os, time; open(os.environ['WRITE'], 'w').write(f'{time.monotonic()}\\n')"
+
+
+def test_a_run_waits_for_what_an_orphan_still_writes(one: job.Job, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = results / launch.plan(one.site.notebook, one.preset, one.given).folder.name
+    monkeypatch.setenv("WRITE", str(folder / "writer-2.txt"))
+    pretend(monkeypatch, WRITER)
+    orphan = subprocess.Popen([sys.executable, "-c", ORPHAN, str(folder)])
+    wait_until(lambda: (folder / "writer-1.txt").exists())
+    job.run(one)
+    assert orphan.wait() == 0 and (folder / "writer-2.txt").exists() and not overlaps(folder)
+
+
+def test_the_test_would_see_two_writers(tmp_path: Path) -> None:
+    for name, times in (("1", "1.0\n2.0\n3.0"), ("2", "2.5\n4.0\n5.0\n")):
+        (tmp_path / f"writer-{name}.txt").write_text(times)
+    assert not overlaps(tmp_path)
+    (tmp_path / "writer-1.txt").write_text("1.0\n2.0\n3.0\n")
+    assert overlaps(tmp_path)
+
+
+def test_a_run_that_never_gets_its_folder_says_who_has_it(one: job.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "PATIENCE", 1.0)
+    with lock.hold(launch.plan(one.site.notebook, one.preset, one.given).folder):
+        outcome = job.run(one)
+    assert outcome.status == "failed" and f"process {os.getpid()}" in outcome.reason
+
+
+@pytest.mark.parametrize("kind", ["notebook", "code", "inputs"])
+def test_a_worker_with_other_code_is_refused(one: job.Job, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = "0" if kind == "notebook" else {**one.facts[kind], "planted": "0"}
+    outcome = job.run(dataclasses.replace(one, facts={**one.facts, kind: other}))
+    assert outcome.status == "failed" and outcome.reason.startswith(kind) and ("planted" in outcome.reason) == (kind != "notebook")
+
+
+def test_secrets_do_not_reach_the_log(one: job.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLANTED_API_TOKEN", "planted-and-very-secret")
+    pretend(monkeypatch, "import os, sys; print('it is', os.environ['PLANTED_API_TOKEN']); sys.exit('error: it was ' + os.environ['PLANTED_API_TOKEN'])")
+    outcome = job.run(one)
+    assert outcome.status == "failed" and outcome.reason == "it was ***" and "it is ***" in outcome.log
+    assert "planted-and" not in (one.site.logs / "1.log").read_text()
+
+
+def test_what_a_run_leaves_in_the_background_does_not_hold_it_up(one: job.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(8)']); sys.exit(3)")
+    begun = time.monotonic()
+    outcome = job.run(one)
+    assert time.monotonic() - begun < 6 and "exit code 3" in outcome.reason
+
+
+def test_a_killed_run_says_so(one: job.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert "signal 9, most often because memory ran out" in job.run(one).reason
+
+
+def test_each_run_has_a_gpu_of_its_own_while_there_are_enough(one: job.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,7")
+    wants = dataclasses.replace(one, gpu=True)
+    with job._environment(wants, one.site) as a, job._environment(wants, one.site) as b, job._environment(wants, one.site) as c:
+        assert [each["CUDA_VISIBLE_DEVICES"] for each in (a, b, c)] == ["3", "7", "3"]
+    with job._environment(wants, one.site) as again, job._environment(one, one.site) as plain:
+        assert (again["CUDA_VISIBLE_DEVICES"], plain["CUDA_VISIBLE_DEVICES"]) == ("3", "3,7")
+
+
+def test_a_folder_prepared_by_somebody_else_is_not_used(one: job.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / f"harness-{os.getuid()}-{one.sweep}").mkdir(mode=0o777)
+    (tmp_path / f"harness-{os.getuid()}-{one.sweep}").chmod(0o777)
+    outcome = job.run(dataclasses.replace(one, site=dataclasses.replace(one.site, mark="")))
+    assert outcome.status == "failed" and "belongs to somebody else" in outcome.reason
+
+
+def test_a_run_that_the_starting_machine_has_is_not_made_again(one: job.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, "raise SystemExit(1)")
+    known = launch.plan(one.site.notebook, one.preset, one.given)
+    outcome = job.run(dataclasses.replace(one, finished={known.folder.name.split("-")[1]: "nb-there-2"}))
+    assert (outcome.status, outcome.folder) == ("reused", "nb-there-2")
+
+
+# --- any executor -----------------------------------------------------------------------------------------------------
+
+
+class KilledWorker(Exception):
+    """As Dask names it."""
+
+
+class Fake(concurrent.futures.Executor):
+    """Gives each run up as often as asked, then returns."""
+
+    def __init__(self, deaths: int) -> None:
+        self.left, self.sent = deaths, 0
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self.sent, self.left = self.sent + 1, self.left - 1
+        future.set_exception(KilledWorker("four workers died")) if self.left >= 0 else future.set_result(job.Outcome(args[0].number, "complete"))
+        return future
+
+
+@pytest.mark.parametrize(("deaths", "status", "sent"), [(0, "complete", 1), (3, "complete", 4), (99, "failed", 4)])
+def test_a_run_given_up_by_dask_is_sent_again_a_few_times(one: job.Job, deaths: int, status: str, sent: int) -> None:
+    done: list[job.Outcome] = []
+    fake = Fake(deaths)
+    sweep.work_off([one], fake, done.append)
+    assert [each.status for each in done] == [status] and fake.sent == sent
+    assert status == "complete" or "four workers died" in done[0].reason
+
+
+def test_a_plain_pool_of_processes_will_do(one: job.Job) -> None:
+    done: list[job.Outcome] = []
+    refused = dataclasses.replace(one, facts={**one.facts, "notebook": "0"})
+    with concurrent.futures.ProcessPoolExecutor(1) as pool:
+        sweep.work_off([refused], pool, done.append)
+    assert [(each.number, each.status) for each in done] == [(1, "failed")] and "notebook on" in done[0].reason
+
+
+def test_how_many_are_at_work_is_said_now_and_then(one: job.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "QUIET", 0.0)
+    said: list[int] = []
+    with executors.Processes(1) as pool:
+        pretend(monkeypatch, "import time; time.sleep(1.5)")
+        sweep.work_off([one], pool, lambda outcome: None, said.append)
+    assert said and set(said) <= {0, 1} and 1 in said
+
+
+def test_a_slurm_job_that_is_stopped_can_be_made_again() -> None:
+    assert executors.Again(divmod, 7, 2).checkpoint().result() == (3, 1)
+
+
+# --- by mail ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> tuple[bytes, Path]:
+    """A finished run's folder as a parcel, and an empty folder to lay it into."""
+    folder = tmp_path / "far" / "nb-0123456789ab"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a.png").write_bytes(b"picture")
+    outputs = {"images/a.png": provenance.sha256(folder / "images" / "a.png")}
+    manifest.write(folder, {"schema": manifest.SCHEMA, "status": "complete", "id": "0123456789ab", "notebook": "nb", "outputs": outputs})
+    (tmp_path / "near").mkdir()
+    return parcel.pack(folder), tmp_path / "near"
+
+
+def test_a_parcel_arrives_whole_and_beside_what_is_there(packed: tuple[bytes, Path]) -> None:
+    data, near = packed
+    assert parcel.unpack(data, "nb-0123456789ab", near) == near / "nb-0123456789ab"
+    assert (near / "nb-0123456789ab" / "images" / "a.png").read_bytes() == b"picture"
+    assert parcel.unpack(data, "nb-0123456789ab", near).name == "nb-0123456789ab-2"
+    assert sorted(path.name for path in near.iterdir()) == ["nb-0123456789ab", "nb-0123456789ab-2"]
+
+
+def rezipped(data: bytes, entries: dict[str, bytes], folder: Path) -> bytes:
+    path = folder / "parcel.zip"
+    path.write_bytes(data)
+    with zipfile.ZipFile(path, "a") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "..\\evil", "C:evil"])
+def test_a_parcel_that_reaches_outside_is_refused(packed: tuple[bytes, Path], tmp_path: Path, name: str) -> None:
+    with pytest.raises(HarnessError, match="lies outside"):
+        parcel.unpack(rezipped(packed[0], {name: b"evil"}, tmp_path), "nb-0123456789ab", packed[1])
+    assert list(packed[1].iterdir()) == [] and not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize("name", ["../nb", "", ".", "..", ".hidden", "a/b"])
+def test_a_parcel_cannot_choose_a_name_outside(packed: tuple[bytes, Path], name: str) -> None:
+    with pytest.raises(HarnessError, match="not the name of a run"):
+        parcel.unpack(packed[0], name, packed[1])
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-30], lambda data: data.replace(b"picture", b"pictura"), lambda data: b""])
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_parcel_is_refused(packed: tuple[bytes, Path], damage: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(HarnessError, match="cannot be unpacked"):
+        parcel.unpack(damage(packed[0]), "nb-0123456789ab", packed[1])
+    assert list(packed[1].iterdir()) == []
+
+
+def test_a_parcel_whose_files_are_not_those_of_its_manifest_is_refused(packed: tuple[bytes, Path], tmp_path: Path) -> None:
+    parcel.unpack(packed[0], "nb-0123456789ab", packed[1])
+    (packed[1] / "nb-0123456789ab" / "images" / "a.png").write_bytes(b"another")
+    with pytest.raises(HarnessError, match="images/a.png changed or gone"):
+        parcel.unpack(parcel.pack(packed[1] / "nb-0123456789ab"), "nb-0123456789ab", packed[1])
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_says_all_and_starts_nothing(notebook: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command(notebook, "letter: [a, b]\nvalue: [1, 2]\n", "--dry-run")) == 0
+    out = capsys.readouterr().out
+    assert "4 runs" in out and "preset tiny" in out and len(re.findall(r"letter=[ab] value=[12]\.0  nb-\w{12}", out)) == 4
+    assert not results.parent.exists()
+
+
+def test_settings_arrive_as_they_are(notebook: Path) -> None:
+    given = [{"names": ["x", "y z"]}, {"fails": True}, {"value": 1e-4}, {"letter": "a=b, 'c' # d"}, {"value": "1e-4"}]
+    for each in given:
+        made = launch.plan(notebook, "tiny", each)
+        assert launch.plan(notebook, "tiny", dict(word.split("=", 1) for word in sweep.words(made))).resolved == made.resolved
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--workers", "-1"], "less than 0"), (["--gpu-slots", "-1"], "less than 0"), (["--option", "timeout_min=3"], "only --executor slurm"),
+    (["--executor", "slurm=local", "--option", "timeout=3"], "slurm"), (["--executor", "slurm=local", "--option", "bare"], "not `name=value`"),
+])
+def test_settings_that_contradict_each_other_are_refused(notebook: Path, results: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(command(notebook, "letter: [a]", *words)) == 2
+    assert said in capsys.readouterr().err and not list(results.glob("nb-*"))
+
+
+def test_a_wide_table_is_continued_beneath(results: Path) -> None:
+    folder = results / "nb-1"
+    folder.mkdir(parents=True)
+    manifest.write(folder, {"schema": manifest.SCHEMA, "status": "complete", "id": "1" * 12, "notebook": "nb", "timings": {"seconds": 3.21}})
+    rows = [f"style,artist-{i},0.{i},,,not calibrated" for i in range(6)] + ["style,artist-0,0.9,0.8,0.95,found"]
+    (folder / "findings.csv").write_text("question,subject,estimate,low,high,verdict\n" + "\n".join(rows) + "\n")
+    made = board.Board(results, ["steps"], {7: {"steps": 20}}, [job.Outcome(7, "reused", "nb-1")])
+    lines = made.text(width=80).splitlines()
+    assert max(map(len, lines)) <= 80 and sum(line.startswith("7  ") for line in lines) == sum(line.startswith("row") for line in lines) > 1
+    assert "0.3 [–, –] not calibrated" in made.text(80) and "style: artist-0 (2)" in made.text(80) and "0.9 [0.8, 0.95] found" in made.text(80)

@@ -193,6 +193,8 @@ class Slurm(concurrent.futures.ThreadPoolExecutor):
             self._jobs.append(submitted)
         while not submitted.done():
             time.sleep(POLL)
+        if self._stopped and not submitted.paths.result_pickle.exists():
+            raise HarnessError("stopped; the same command goes on from what was finished")  # submitit would wait for a result
         return submitted.result()
 
     def stop(self, sweep: str, number: int) -> int:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 COMPLETE, REUSED, FAILED, STOPPED = "complete", "reused", "failed", "stopped"
 PATIENCE = 600.0  # seconds that a run waits for another one in its folder to end; a worker that lost its scheduler ends within one minute
+USER = 2  # the exit code of a command that was refused
 TRIES = 5  # starts of a run that another one overtakes
 GRACE = 10.0  # seconds between asking a run to stop and killing it
 TAIL = 200  # lines of the log that come back
@@ -127,8 +128,8 @@ def _run(job: Job, site: Site) -> Outcome:
         if runs.is_finished(plan.folder):
             return outcome
         code, log = _start(job, site)
-        if code == 0 or not _is_held(plan.folder):
-            break  # else another process was faster by a moment, and its run is the one to wait for
+        if code != USER or not _is_held(plan.folder):
+            break  # else it was refused: another process was faster by a moment, and its run is the one to wait for
     return dataclasses.replace(outcome, log=log, **_ending(job, plan.folder, code, log))
 
 
@@ -139,10 +140,9 @@ def _plan(job: Job, site: Site) -> Plan:
         here, there = plan.facts[kind], job.facts[kind]
         if here != there:
             names = sorted(name for name in {*here, *there} if here.get(name) != there.get(name)) if isinstance(here, dict) else []
-            which = f" ({', '.join(names[:3])})" if names else ""
+            which = f"{kind} ({', '.join(names[:3])})" if names else kind
             advice = f"relative paths begin at {Path.cwd()} there" if kind == "inputs" else "bring both to the same state"
-            raise Refused(f"{socket.gethostname()} has other {kind}{which} than the machine that "
-                          f"started the sweep; {advice}")
+            raise Refused(f"{which} on {socket.gethostname()} not what it was where and when the sweep was started; {advice}, and start it again")
     return plan
 
 
@@ -171,6 +171,8 @@ def _ending(job: Job, folder: Path, code: int, log: str) -> dict[str, str]:
     """Status and reason of a run that ended with this exit code."""
     if code == 0 and manifest.status(folder) == manifest.COMPLETE:
         return {"status": COMPLETE}
+    if code == 0:
+        return {"status": FAILED, "reason": f"it ended well, but not as {folder.name}: its code or inputs changed meanwhile; start the sweep again"}
     said = [line.removeprefix("error: ") for line in log.splitlines() if line.startswith("error: ")]
     killed = f"was killed by signal {-code}" + (", most often because memory ran out" if code == -9 else "")
     reason = said[-1] if said else killed if code < 0 else f"ended with exit code {code} and no word of why"

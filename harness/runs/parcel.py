@@ -37,7 +37,7 @@ def unpack(data: bytes, name: str, results: Path) -> Path:
     It stands beside what has that name already. Raises HarnessError for an archive that is broken, that names files
     outside its folder, or whose files are not those that its manifest says.
     """
-    if PurePosixPath(name).name != name or name.startswith("."):
+    if not name or PurePosixPath(name).name != name or name.startswith("."):
         raise HarnessError(f"{name!r}: not the name of a run's folder; the worker that sent it is not to be trusted")
     half = results / f".{name}.{os.getpid()}.tmp"
     try:
