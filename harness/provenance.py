@@ -6,8 +6,10 @@ The environment is never written down: tokens live there.
 from __future__ import annotations
 
 import hashlib
+import html
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -18,6 +20,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from harness.errors import HarnessError
 
@@ -223,6 +226,7 @@ def mask(value: Any) -> Any:
 
 
 def _secrets_of_environment() -> list[str]:
-    """Values of variables named like secrets; short ones are left out, they would mask ordinary words."""
-    found = {value for name, value in os.environ.items() if TELLING.search(name) and len(value) >= 12}
-    return sorted((value for value in found if not Path(value).exists()), key=len, reverse=True)
+    """Values of variables named like secrets, also as they stand in code, JSON, HTML and addresses; short ones would mask ordinary words."""
+    values = {value for name, value in os.environ.items() if TELLING.search(name) and len(value) >= 12 and not Path(value).exists()}
+    found = {form for value in values for form in (value, repr(value)[1:-1], json.dumps(value)[1:-1], html.escape(value), quote(value, safe=""))}
+    return sorted(found, key=len, reverse=True)
