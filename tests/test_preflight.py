@@ -236,6 +236,13 @@ def test_a_memory_setting_that_is_none_is_refused(plan: Any, monkeypatch: pytest
         preflight.before(plan)
 
 
+@pytest.mark.parametrize("name", ["HARNESS_WATTS", "HARNESS_PRICE_PER_HOUR"])
+def test_settings_for_what_comes_after_are_checked_before(plan: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "unknown")
+    with pytest.raises(HarnessError, match="unknown"):
+        preflight.before(plan)
+
+
 # --- the device -----------------------------------------------------------------------------------------------------------
 
 

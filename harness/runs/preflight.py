@@ -66,7 +66,8 @@ def before(plan: Any, per_hour: float | None = None) -> dict[str, Any]:
     ``per_hour`` is the price of this machine (default: ``$HARNESS_PRICE_PER_HOUR``). The dict also holds the energy
     counters as they stand now, for ``costs.after``. Raises Refused when the memory or the disk cannot hold the run.
     """
-    price, history = costs.price(per_hour), scan.runs(plan.folder.parent, plan.notebook.name)
+    price, _ = costs.price(per_hour), energy.assumed_watts()  # both are settings: a wrong one is said before the start
+    history = scan.runs(plan.folder.parent, plan.notebook.name)
     found = predict(plan, history, price)
     print("\n".join(lines(found, price)), flush=True)
     _fit_memory(plan, found, history)
