@@ -63,5 +63,6 @@ def make(folder: Path, key: keys.Key | None = None) -> Path:
     figures = [Figure(picture(90, (96, 40)), "Before and after.", "Two columns of pictures"),
                Figure(picture(91, (96, 40)), "Models tuned on others.", "A dot for each model", "style")]
     report.write([STYLE, COPIES, *CHANGES], STORY, figures, folder, key)
+    (folder / "adapter" / "times.json").write_text('{"started": "2026-01-31T12:00:00+00:00"}', encoding="utf-8")
     (folder / "manifest.json").write_text('{"status": "complete"}', encoding="utf-8")
     return folder

@@ -44,9 +44,9 @@ def test_a_seal_covers_every_file_and_names_what_it_does_not(tmp_path: Path, key
     folder = sealed.make(tmp_path / "run", key)
     covered = {e.path for e in seal.read(folder).entries}
     on_disk = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    assert on_disk - covered == {"seal.json", "manifest.json"} and covered <= on_disk
+    assert on_disk - covered == {"seal.json", "manifest.json", "adapter/times.json"} and covered <= on_disk
     assert {"report.html", "report.json", "findings.csv", "samples.csv", "tuned/00005.png", "adapter/weights.safetensors"} <= covered
-    assert check(folder).outside == ("manifest.json",)
+    assert check(folder).outside == ("adapter/times.json", "manifest.json")
 
 
 def test_report_and_seal_are_canonical_json(tmp_path: Path, key: keys.Key) -> None:

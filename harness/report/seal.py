@@ -24,7 +24,8 @@ from harness.images import atomic_write, sha256
 NAME, SCHEMA = "seal.json", 1
 WRITTEN_LATER = ("manifest.json", "notebook.ipynb", "notebook.part.ipynb", "ro-crate-metadata.json")
 """At the top of a run's folder: they say how the run went, and so are finished after the report. `verify` names them."""
-OF_THE_DESKTOP = (".DS_Store", "Thumbs.db", "desktop.ini")
+ANYWHERE = ("times.json", ".DS_Store", "Thumbs.db", "desktop.ini")
+"""In any folder: when a training began and ended, which no repetition gives again, and what desktops leave lying about."""
 HASH = re.compile(r"[0-9a-f]{64}\Z")
 SALT = re.compile(r"([0-9a-f]{32})?\Z")
 SIGNED = re.compile(r"[0-9a-f]{64} [0-9a-f]{128}\Z| \Z")
@@ -131,8 +132,8 @@ def save(folder: Path, seal: Seal) -> Path:
 def listed(folder: Path) -> list[str]:
     """The files of a folder that a seal covers, sorted by their names' code points.
 
-    Not covered are the seal itself, what a run writes after its report (WRITTEN_LATER) and what desktops leave lying
-    about. Raises Broken for a link and for a name that is not safe.
+    Not covered are the seal itself, what a run writes after its report (WRITTEN_LATER), clock times and what desktops
+    leave lying about (ANYWHERE). Raises Broken for a link and for a name that is not safe.
     """
     if not Path(folder).is_dir():
         raise HarnessError(f"{folder}: no such folder.")
@@ -144,9 +145,9 @@ def listed(folder: Path) -> list[str]:
 
 
 def is_exempt(name: str) -> bool:
-    """Whether a file stands outside of the seal: written after the report, by a desktop, or half written just now."""
+    """Whether a file stands outside of the seal: written after the report, clock times, a desktop's, or half written just now."""
     last = PurePosixPath(name).name
-    return name == NAME or name in WRITTEN_LATER or last in OF_THE_DESKTOP or (last.startswith(".") and last.endswith(".tmp"))
+    return name == NAME or name in WRITTEN_LATER or last in ANYWHERE or (last.startswith(".") and last.endswith(".tmp"))
 
 
 def walk(folder: Path, top: Path | None = None) -> Iterator[str]:
