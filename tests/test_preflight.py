@@ -124,11 +124,14 @@ def test_other_settings_are_scaled_by_their_operations(plan: Any, tmp_path: Path
     assert beyond.seconds == pytest.approx(truth(20000), rel=0.01) and beyond.seconds_high > 1.5 * beyond.seconds and "beyond what has run" in beyond.method
 
 
-def test_one_other_run_gives_two_ends(plan: Any, tmp_path: Path) -> None:
-    ran(tmp_path, "a", 100)
-    found = told(make(plan.notebook.path, tmp_path, steps=1000), tmp_path)
-    ratio = found.flops / told(plan, tmp_path).flops
-    assert found.seconds_low <= 100 < found.seconds < 100 * ratio <= found.seconds_high
+def test_one_other_run_corrects_the_guess(plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_product_rate", lambda: 100e9)
+    asked = make(plan.notebook.path, tmp_path, steps=1000)
+    guess, small = told(asked, tmp_path).seconds, told(plan, tmp_path).seconds
+    ran(tmp_path, "a", 3 * small)  # this device is three times slower than guessed
+    found = told(asked, tmp_path)
+    assert found.seconds == pytest.approx(3 * guess) and found.seconds_low < guess * 1.01 and found.seconds_high == pytest.approx(9 * guess)
+    assert "1 earlier run on this device with 0.15 times" in found.method
 
 
 def test_what_did_not_run_here_or_not_to_its_end_teaches_nothing(plan: Any, tmp_path: Path) -> None:

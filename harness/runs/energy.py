@@ -68,7 +68,7 @@ def _processor(before: Mapping[str, Any] | None, now: Mapping[str, Any], seconds
     if counted is not None:
         return {"what": "processor", "joules": counted, "method": f"RAPL counters of {len(now['packages'])} package(s), all processes of the machine included"}
     watts, why = assumed_watts()
-    return {"what": "processor", "joules": None if seconds is None else seconds * watts, "method": why}
+    return {"what": "processor", "joules": None if seconds is None else round(seconds * watts, 1), "method": why}
 
 
 def _rapl(before: Mapping[str, Any], now: Mapping[str, Any]) -> float | None:
@@ -93,7 +93,7 @@ def _gpu(before: Mapping[str, Any] | None, now: Mapping[str, Any], seconds: floa
     limit = _nvml("nvmlDeviceGetEnforcedPowerLimit", ctypes.c_uint)
     if limit is None or seconds is None:
         return [{"what": "GPU", "joules": None, "method": "neither an energy counter nor a power limit can be read"}]
-    return [{"what": "GPU", "joules": seconds * limit / 1000, "method": f"no energy counter, its power limit of {limit / 1000:g} W assumed throughout, so an upper bound"}]
+    return [{"what": "GPU", "joules": round(seconds * limit / 1000, 1), "method": f"no energy counter, its power limit of {limit / 1000:g} W assumed throughout, so an upper bound"}]
 
 
 def gpu_joules() -> float | None:

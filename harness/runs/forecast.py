@@ -125,7 +125,7 @@ def seconds(size: Size | None, same: Sequence[Earlier], runs: Sequence[Earlier])
     """Wall-clock time; None where there is nothing to go on."""
     if same:
         known = [run.seconds for run in same]
-        return Span(min(known) / NARROW, median(known), max(known) * NARROW, f"the median of {len(known)} earlier runs of these settings on this device")
+        return Span(min(known) / NARROW, median(known), max(known) * NARROW, f"the median of {_earlier(same)} of these settings on this device")
     counted = [run for run in runs if run.size]
     if size and len({run.size.flops for run in counted}) > 1:
         return _fitted(size.flops, counted)
@@ -133,7 +133,7 @@ def seconds(size: Size | None, same: Sequence[Earlier], runs: Sequence[Earlier])
         return _scaled(size.flops, counted)
     if runs:
         middle = median(run.seconds for run in runs)
-        return Span(middle / WIDE, middle, middle * WIDE, f"{len(runs)} earlier runs here with other settings, not scaled, so wrong by up to a factor of {WIDE:g}")
+        return Span(middle / WIDE, middle, middle * WIDE, f"{_earlier(runs)} here with other settings, not scaled, so wrong by up to a factor of {WIDE:g}")
     return _guessed(size.flops) if size else None
 
 
@@ -150,16 +150,15 @@ def _fitted(asked: float, runs: Sequence[Earlier]) -> Span:
     beyond = not min(x) <= asked <= max(x)
     width = width**2 if beyond else width
     middle = max(fixed + slope * asked, 0.1)
-    return Span(middle / width, middle, middle * width, f"a line through {len(runs)} earlier runs on this device by their operations{', beyond what has run' if beyond else ''}")
+    return Span(middle / width, middle, middle * width, f"a line through {_earlier(runs)} on this device by their operations{', beyond what has run' if beyond else ''}")
 
 
 def _scaled(asked: float, runs: Sequence[Earlier]) -> Span:
-    """From runs of one size: somewhere between "nothing grows" and "everything grows"."""
-    base = median(run.seconds for run in runs)
-    ratio = asked / runs[0].size.flops if runs[0].size.flops else 1.0
-    ends = sorted((base, base * ratio))
-    return Span(ends[0] / NARROW, base * (1 + ratio) / 2, ends[1] * NARROW,
-                f"{len(runs)} earlier runs on this device with {1 / ratio:.2g} times the operations, as though half of their time grew with them")
+    """From runs of one size: what would be guessed without them, times how far that guess is from them."""
+    wrong = median(run.seconds / _guessed(run.size.flops).middle for run in runs)
+    middle, ratio = wrong * _guessed(asked).middle, runs[0].size.flops / max(asked, 1.0)
+    return Span(middle / WIDE, middle, middle * WIDE, f"{_earlier(runs)} on this device with {ratio:.2g} times the operations, "
+                f"scaled by them and a share of time that does not grow, so wrong by up to a factor of {WIDE:g}")
 
 
 def _guessed(asked: float) -> Span:
@@ -176,7 +175,7 @@ def memory(size: Size | None, same: Sequence[Earlier], runs: Sequence[Earlier]) 
     """Peak bytes where the models lie, the bytes below which it cannot run, and the method."""
     seen = [run.memory for run in same if run.memory]
     if seen:
-        return max(seen), round(0.9 * min(seen)), f"the most of {len(seen)} earlier runs of these settings"
+        return max(seen), round(0.9 * min(seen)), f"the most of {_earlier(same)} of these settings"
     measured = [run for run in runs if run.memory]
     counted = [run for run in measured if run.size]
     if size and counted:
@@ -202,3 +201,7 @@ def disk(size: Size | None, same: Sequence[Earlier], runs: Sequence[Earlier]) ->
 
 def _disk(run: Earlier) -> int:
     return run.disk if run.disk is not None else costs.disk(run.folder)
+
+
+def _earlier(runs: Sequence[Earlier]) -> str:
+    return f"{len(runs)} earlier run{'s' * (len(runs) > 1)}"
