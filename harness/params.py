@@ -149,9 +149,16 @@ def _type(node: ast.expr, where: str) -> Any:
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "list":
         return list[_type(node.slice, where)]
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal":
-        return typing.Literal[ast.literal_eval(node.slice)]
+        return _literal(node, where)
     raise HarnessError(f"{where}: `{ast.unparse(node)}` is not a type that a parameter can have; use str, int, float, "
                        "bool, list[…], Literal[…], or one of them `| None`")
+
+
+def _literal(node: ast.Subscript, where: str) -> Any:
+    try:
+        return typing.Literal[ast.literal_eval(node.slice)]
+    except (ValueError, TypeError) as error:
+        raise HarnessError(f"{where}: `{ast.unparse(node)}` must name its choices as literals, such as Literal[\"a\", \"b\"]") from error
 
 
 # --- values -----------------------------------------------------------------------------------------------------------

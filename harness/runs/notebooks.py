@@ -79,15 +79,15 @@ def _tags(cell: dict[str, Any]) -> list[str]:
 
 def load(path: Path) -> dict[str, Any]:
     """The JSON of a notebook; raises HarnessError when the file is missing or not a notebook."""
-    if not path.is_file():
-        near = sorted(other.name for other in path.parent.glob("*.ipynb")) if path.parent.is_dir() else []
-        raise HarnessError(f"{path}: there is no such notebook; here are {', '.join(near) or 'none'}")
     try:
+        if not path.is_file():
+            near = sorted(other.name for other in path.parent.glob("*.ipynb")) if path.parent.is_dir() else []
+            raise HarnessError(f"{path}: there is no such notebook; here are {', '.join(near) or 'none'}")
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise HarnessError(f"{path}: not a notebook: {error}") from error
     except OSError as error:
-        raise HarnessError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        raise HarnessError(f"{path}: cannot be read ({error.strerror}); check its name and permissions") from error
     if not isinstance(found, dict) or not isinstance(found.get("cells"), list) or not all(isinstance(cell, dict) for cell in found["cells"]):
         raise HarnessError(f"{path}: not a notebook of format 4: it has no list of cells")
     if not isinstance(found.get("metadata", {}), dict):
