@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import stat
 import sys
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 import sealed
 from harness.errors import HarnessError
 from harness.finetune import Adapter
-from harness.report import credentials, model_card
+from harness.report import certificate, credentials, model_card
 
 USES = {"cawg.ai_generative_training": "notAllowed", "cawg.data_mining": "constrained"}
 
@@ -56,61 +56,30 @@ def test_a_card_without_licence_or_decision_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def chain(folder: Path, curve: str = "p256") -> tuple[Path, Path]:
-    """An authority and a certificate for signing, in PEM form; returns the chain and the key."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives import serialization as form
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-    def named(name: str) -> x509.Name:
-        return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, name), x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-    def usage(**on: bool) -> x509.KeyUsage:
-        names = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
-        return x509.KeyUsage(**{name: on.get(name, False) for name in names})
-
-    top = ec.generate_private_key(ec.SECP256R1())
-    own = ed25519.Ed25519PrivateKey.generate() if curve == "ed25519" else ec.generate_private_key(ec.SECP256R1())
-    now, certificates = datetime.datetime.now(datetime.timezone.utc), []
-    for subject, public, is_top in (("A Signer", own.public_key(), False), ("An Authority", top.public_key(), True)):
-        made = (x509.CertificateBuilder().subject_name(named(subject)).issuer_name(named("An Authority")).public_key(public).serial_number(x509.random_serial_number())
-                .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=30))
-                .add_extension(x509.BasicConstraints(ca=is_top, path_length=None), critical=True)
-                .add_extension(usage(key_cert_sign=True) if is_top else usage(digital_signature=True), critical=True)
-                .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-                .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(top.public_key()), critical=False))
-        made = made if is_top else made.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
-        certificates.append(made.sign(top, hashes.SHA256()).public_bytes(form.Encoding.PEM))
-    (folder / "chain.pem").write_bytes(b"".join(certificates))
-    (folder / "own.pem").write_bytes(own.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()))
-    return folder / "chain.pem", folder / "own.pem"
-
-
-@pytest.mark.parametrize("curve", ["p256", "ed25519"])
-def test_credentials_come_back_as_they_were_given(curve: str, tmp_path: Path) -> None:
+def test_credentials_come_back_as_they_were_given(tmp_path: Path) -> None:
     pytest.importorskip("c2pa", reason="c2pa-python is not installed; content credentials were not tried")
-    certificate, key = chain(tmp_path, curve)
+    chain, key = certificate.make(tmp_path, "A Signer")
     (tmp_path / "a.png").write_bytes(sealed.picture(1, (64, 64)))
     assert credentials.read(tmp_path / "a.png") is None
-    out = credentials.sign(tmp_path / "a.png", tmp_path / "signed.png", certificate, key, USES, {"model": "miniature", "run": "3c5572c09bc0"})
+    out = credentials.sign(tmp_path / "a.png", tmp_path / "signed.png", chain, key, USES, {"model": "miniature", "run": "3c5572c09bc0"})
     held = credentials.read(out)
     assert held.intact and held.title == "a.png" and held.generator == "Likeness" and held.issuer == "A Signer"
     assert held.assertions["cawg.training-mining"]["entries"]["cawg.ai_generative_training"] == {"use": "notAllowed"}
     assert held.assertions["org.likeness.facts"] == {"model": "miniature", "run": "3c5572c09bc0"}
     actions = next(data for label, data in held.assertions.items() if label.startswith("c2pa.actions"))
     assert actions["actions"][0]["digitalSourceType"].endswith("trainedAlgorithmicMedia")
-    assert key.read_bytes().splitlines()[1] not in out.read_bytes()
+    assert key.read_bytes().splitlines()[1] not in out.read_bytes() and stat.S_IMODE(key.stat().st_mode) == 0o600
+    with pytest.raises(HarnessError, match="a key already"):
+        certificate.make(tmp_path, "A Signer")
 
 
 def test_a_changed_picture_does_not_fit_its_credentials(tmp_path: Path) -> None:
     pytest.importorskip("c2pa", reason="c2pa-python is not installed; content credentials were not tried")
     import zlib
 
-    certificate, key = chain(tmp_path)
+    chain, key = certificate.make(tmp_path, "A Signer")
     (tmp_path / "a.png").write_bytes(sealed.picture(1, (64, 64)))
-    data = bytearray(credentials.sign(tmp_path / "a.png", tmp_path / "b.png", certificate, key, USES).read_bytes())
+    data = bytearray(credentials.sign(tmp_path / "a.png", tmp_path / "b.png", chain, key, USES).read_bytes())
     place = data.index(b"IDAT")
     length = int.from_bytes(data[place - 4:place])
     data[place + 100] ^= 1
@@ -122,12 +91,12 @@ def test_a_changed_picture_does_not_fit_its_credentials(tmp_path: Path) -> None:
 
 def test_what_cannot_be_signed_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("c2pa", reason="c2pa-python is not installed; content credentials were not tried")
-    certificate, key = chain(tmp_path)
+    chain, key = certificate.make(tmp_path, "A Signer")
     (tmp_path / "a.png").write_bytes(sealed.picture(1))
     (tmp_path / "a.bmp").write_bytes(b"BM")
     (tmp_path / "not.pem").write_text("hello")
-    for image, cert, own, uses, match in (("a.bmp", certificate, key, USES, "this format"), ("a.png", tmp_path / "not.pem", key, USES, "not signed with"),
-                                          ("a.png", certificate, tmp_path / "not.pem", USES, "not a private key"), ("a.png", certificate, key, {"training": "no"}, "CAWG"),
+    for image, cert, own, uses, match in (("a.bmp", chain, key, USES, "this format"), ("a.png", tmp_path / "not.pem", key, USES, "not signed with"),
+                                          ("a.png", chain, tmp_path / "not.pem", USES, "not a private key"), ("a.png", chain, key, {"training": "no"}, "CAWG"),
                                           ("a.png", tmp_path / "gone.pem", key, USES, "cannot be read")):
         with pytest.raises(HarnessError, match=match):
             credentials.sign(tmp_path / image, tmp_path / "out.png", cert, own, uses)
