@@ -138,8 +138,9 @@ def test_a_count_is_kept_by_the_content_of_the_configuration(sd: Path, counted: 
 
 
 def test_a_model_that_cannot_be_counted_says_so(sd: Path) -> None:
-    with pytest.raises(HarnessError, match="not on this machine"):
-        flops.counts("someone/something")
+    for name in ("someone/something", "~nobody-of-that-name/model", "x" * 5000, "a\0b", "", "a b/c?d", str(sd / "model_index.json")):
+        with pytest.raises(HarnessError, match="not on this machine"):
+            flops.counts(name)
     with pytest.raises(HarnessError, match="could not be counted: .*invalid choice: 'nothing'"):
         flops.counts(str(sd), trains="nothing")
 

@@ -82,21 +82,21 @@ def configuration(model: str) -> Path:
 
     Raises HarnessError where there is none.
     """
-    folder = provenance.PACKAGE / "world" / "weights" / "pipeline" if model == "miniature" else Path(model).expanduser()
-    if not folder.is_dir() and model.count("/") == 1:
-        folder = _cached_by_hub(model) or folder
-    if not (folder / "unet" / "config.json").is_file():
-        raise HarnessError(f"{model}: its configuration is not on this machine, so its work cannot be counted before the start")
-    return folder
+    try:
+        folder = provenance.PACKAGE / "world" / "weights" / "pipeline" if model == "miniature" else Path(model).expanduser()
+        if not folder.is_dir() and model.count("/") == 1:
+            folder = _cached_by_hub(model) or folder
+        if (folder / "unet" / "config.json").is_file():
+            return folder
+    except (OSError, RuntimeError, ValueError):  # too long a name, an unknown ~user, a name that the hub does not allow
+        pass
+    raise HarnessError(f"{model[:80]}: its configuration is not on this machine, so its work cannot be counted before the start")
 
 
 def _cached_by_hub(model: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    try:
-        found = try_to_load_from_cache(model, "unet/config.json")
-    except ValueError:  # not a name that the hub allows
-        return None
+    found = try_to_load_from_cache(model, "unet/config.json")
     return Path(found).parents[1] if isinstance(found, str) else None
 
 
