@@ -214,14 +214,18 @@ def is_secret(value: Any) -> bool:
 
 def mask(value: Any) -> Any:
     """The same value with everything that looks like a secret replaced by ``***``, inside dicts and lists too."""
+    return _masked(value, _secrets_of_environment())
+
+
+def _masked(value: Any, secrets: list[str]) -> Any:
     if isinstance(value, str):
-        for secret in _secrets_of_environment():
+        for secret in secrets:
             value = value.replace(secret, MASK)
         return SECRET.sub(MASK, value)
     if isinstance(value, dict):
-        return {mask(key): mask(item) for key, item in value.items()}
+        return {_masked(key, secrets): _masked(item, secrets) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [mask(item) for item in value]
+        return [_masked(item, secrets) for item in value]
     return value
 
 
