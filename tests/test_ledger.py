@@ -90,6 +90,18 @@ def test_withdrawing_one_work(book: Store) -> None:
         book.withdraw(WORKS[1])
     with pytest.raises(HarnessError, match="nothing about nobody"):
         book.withdraw("nobody")
+    for uses in ((), ("training",)):
+        with pytest.raises(HarnessError, match="one or more of"):
+            book.withdraw("artist-1", uses=uses)
+    book.withdraw("client", uses=["cawg.data_mining"], at=datetime(2026, 6, 1, 12, tzinfo=UTC))
+    assert [(r.use, r.state(DAY), r.granted) for r in book.book().records if r.subject == "client"] == [(USE, "allowed", "2026-01-01"), ("cawg.data_mining", "withdrawn", "2026-06-01")]
+
+
+def test_a_closed_ledger_is_not_called_damaged(book: Store) -> None:
+    with open_store(book.path) as other:
+        pass
+    with pytest.raises(sqlite3.ProgrammingError):
+        other.subjects()
 
 
 def test_a_renewal_has_to_name_what_it_replaces_and_brings_nothing_else_to_life(book: Store) -> None:
@@ -484,10 +496,19 @@ def test_everything_that_is_held_can_be_handed_over(book: Store) -> None:
     assert out["photos"][0]["path"] == "a.jpg" and book.works("p-1") == {WORKS[0], WORKS[1]}
 
 
-def test_names_are_taken_out_as_whole_words() -> None:
-    said = {"a-1": "a-1, a-11, x/a-1/y.png, pa-1, a-1-b", "n": [1, {"deep": "a-1"}], "t": True}
-    assert history.without(said, "a-1", "(forgotten)") == {"a-1": "(forgotten), a-11, x/(forgotten)/y.png, pa-1, a-1-b", "n": [1, {"deep": "(forgotten)"}], "t": True}
-    assert history.without("say a.b(c) \\1", "a.b(c)", "\\1") == "say \\1 \\1"
+def test_names_are_taken_out_as_whole_words_and_of_free_text_alone() -> None:
+    said = {"note": "a-1, a-11, x/a-1/y.png, pa-1, a-1-b", "what": {"files": [1, {"a-1.png": "a-1"}]}, "use": "a-1", "left": True}
+    gone = "(forgotten)"
+    assert history.without(said, "a-1", gone) == {"note": f"{gone}, a-11, x/{gone}/y.png, pa-1, a-1-b", "what": {"files": [1, {f"{gone}.png": gone}]}, "use": "a-1", "left": True}
+    assert history.without({"why": "say a.b(c) \\1"}, "a.b(c)", "\\1") == {"why": "say \\1 \\1"}
+
+
+@pytest.mark.parametrize("name", ["allowed", "attested", "2026-01-01", "yes", USE, WORKS[0]])
+def test_somebody_whose_name_is_a_word_of_the_ledger_is_forgotten_without_harm(book: Store, name: str) -> None:
+    kept = yes("artist-1", WORKS[0], adult="attested", not_as_token="yes")
+    book.add([kept, yes(name)])
+    book.forget(name)
+    assert book.book().records == (kept,)
 
 
 def test_ten_thousand_entries_are_looked_at_in_a_second(book: Store) -> None:

@@ -46,6 +46,8 @@ def in_words(path: Path) -> Iterator[None]:
         if "readonly" in text or "unable to open" in text:
             raise HarnessError(f"{path}: the ledger cannot be opened or written there ({text}); check the path and its permissions.") from error
         raise HarnessError(f"{path}: {damage(path, text)}") from error
+    except sqlite3.ProgrammingError:
+        raise  # a mistake of the caller's, such as a ledger that was closed; the file is not to blame
     except sqlite3.DatabaseError as error:
         raise HarnessError(f"{path}: {damage(path, str(error))}") from error
 

@@ -7,9 +7,9 @@ work. Depicted persons must besides be attested to be adult, and no purpose gets
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -51,6 +51,8 @@ class Decision:
     """The pictures' hashes."""
     wishes: tuple[str, ...] = ()
     """What those who agreed asked for besides: how they must not be named."""
+    blocked_works: tuple[tuple[str, str], ...] = ()
+    """Hash of each blocked picture, and why it is blocked."""
 
     @property
     def exportable(self) -> bool:
@@ -62,8 +64,8 @@ class Decision:
         return set(images.table["sha256"]) <= self.works
 
     def as_dict(self) -> dict:
-        """For a manifest: everything but the list of works, which the manifest holds itself."""
-        kept = {key: value for key, value in asdict(self).items() if key != "works"}
+        """For a manifest: everything but the lists of works, which the manifest holds itself."""
+        kept = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("works", "blocked_works")}
         return kept | {"reasons": list(self.reasons), "wishes": list(self.wishes), "exportable": self.exportable}
 
 
@@ -94,14 +96,14 @@ def ask(images: ImageSet, ledger: Ledger | Store | Path, use: str = "cawg.ai_gen
     works = [(work, artist, (*depicts, *shown)) for work, artist, shown in _works(images, book)]
     asked.refuse_minors({person for _, _, people in works for person in people} | {p for work, artist, _ in works for p in asked.shown(work, artist)})
     blocks = _blocks(asked, works, copies(images, book.left) if book.left else {})
-    reasons = tuple(f"{who or '(no artist named)'}: {n} work{'s' if n > 1 else ''} {why}" for (who, why), n in blocks.items())
-    blocked = sum(blocks.values())
-    if blocked and purpose == "training":
+    counts = Counter((artist, why) for _, artist, why in blocks)
+    reasons = tuple(f"{who or '(no artist named)'}: {n} work{'s' if n > 1 else ''} {why}" for (who, why), n in counts.items())
+    if blocks and purpose == "training":
         more = f"; and {len(reasons) - SAID} more reasons" if len(reasons) > SAID else ""
-        raise Refused(f"{blocked} of {len(images)} pictures may not be used for {use}: " + "; ".join(reasons[:SAID])
+        raise Refused(f"{len(blocks)} of {len(images)} pictures may not be used for {use}: " + "; ".join(reasons[:SAID])
                       + f"{more}. Take them out, or record the consent in the ledger.")
-    return Decision(not blocked, purpose, use, day.isoformat(), reasons, len(images), blocked, book.sha256,
-                    frozenset(images.table["sha256"]), asked.wishes({artist for _, artist, _ in works}))
+    return Decision(not blocks, purpose, use, day.isoformat(), reasons, len(images), len(blocks), book.sha256, frozenset(images.table["sha256"]),
+                    asked.wishes({artist for _, artist, _ in works}), tuple((work, why) for work, _, why in blocks))
 
 
 def book_of(ledger: Ledger | Store | Path) -> Ledger:
@@ -143,16 +145,16 @@ def _works(images: ImageSet, book: Ledger) -> Iterable[tuple[str, str, tuple[str
         yield work, artist, people + ((book.photos[work],) if work in book.photos else ())
 
 
-def _blocks(asked: _Question, works: Sequence[tuple[str, str, tuple[str, ...]]], copied: Mapping[str, str]) -> dict[tuple[str, str], int]:
-    """How many pictures each (artist, reason) blocks."""
-    blocks: dict[tuple[str, str], int] = defaultdict(int)
+def _blocks(asked: _Question, works: Sequence[tuple[str, str, tuple[str, ...]]], copied: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Hash, artist and reason of every picture that is blocked."""
+    blocks = []
     for work, artist, people in works:
         why = asked.why_not(work, artist, people)
         if not why and work in copied:
             why = f"nearly the same as a withdrawn work ({copied[work][:12]})"
         if why:
-            blocks[artist, why] += 1
-    return dict(blocks)
+            blocks.append((work, artist, why))
+    return blocks
 
 
 class _Question:

@@ -11,6 +11,8 @@ from harness.consent.ledger import ALL_WORKS, Record
 
 FORGOTTEN = "(forgotten)"
 """Stands where others' records named somebody who was forgotten: nobody, who can agree to nothing."""
+FREE = frozenset(("basis", "note", "creator", "rights_holder", "licence", "source", "depicted", "purpose", "recorded_by", "by", "why", "path", "what"))
+"""Fields in which a name can stand; the others hold hashes, days and words of a vocabulary, which somebody may be called by chance."""
 FIELDS = tuple(each.name for each in fields(Record))
 
 
@@ -112,10 +114,15 @@ def _photos(events: list[Event]) -> tuple[Photo, ...]:
                  for event in events if event.kind == "photo")
 
 
-def without(value: Any, name: str, instead: str) -> Any:
+def without(payload: Mapping[str, Any], name: str, instead: str) -> dict[str, Any]:
     """What was entered, with a subject's name taken out wherever it stands as a whole word."""
+    word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
+    return {key: _replaced(value, word, instead) if key in FREE else value for key, value in payload.items()}
+
+
+def _replaced(value: Any, word: re.Pattern[str], instead: str) -> Any:
     if isinstance(value, str):
-        return re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", lambda _: instead, value)
+        return word.sub(lambda _: instead, value)
     if isinstance(value, Mapping):
-        return {key: without(each, name, instead) for key, each in value.items()}
-    return [without(each, name, instead) for each in value] if isinstance(value, list) else value
+        return {word.sub(lambda _: instead, key): _replaced(each, word, instead) for key, each in value.items()}
+    return [_replaced(each, word, instead) for each in value] if isinstance(value, list) else value

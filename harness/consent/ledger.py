@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date
 from functools import cached_property
@@ -221,6 +221,11 @@ def write(path: Path, records: Iterable[Record]) -> Ledger:
 def _csv(records: tuple[Record, ...]) -> str:
     """The file's text; the columns after `note` stand in it where a record uses them."""
     columns = BASIC + tuple(name for name in COLUMNS[len(BASIC):] if any(getattr(record, name) for record in records))
+    return "".join(_line(row) for row in [columns, *([getattr(record, name) for name in columns] for record in records)])
+
+
+def _line(values: Sequence[str]) -> str:
+    """One line of the file. The writer quotes only what its own line end holds, so it gets both kinds and one is cut off."""
     out = io.StringIO(newline="")
-    csv.writer(out, lineterminator="\n").writerows([columns, *([getattr(record, name) for name in columns] for record in records)])
-    return out.getvalue()
+    csv.writer(out, lineterminator="\r\n").writerow(values)
+    return out.getvalue().removesuffix("\r\n") + "\n"

@@ -209,15 +209,16 @@ class Store:
         who = subject or (self._owner(target) if single else target)
         if who not in self.subjects():
             raise HarnessError(f"{self.path}: there is nothing about {who}; the subjects are {', '.join(self.subjects()) or 'none'}.")
+        if not uses or not set(uses) <= set(USES):
+            raise HarnessError(f"a withdrawal is from one or more of {', '.join(USES)}, not from {', '.join(map(repr, uses)) or 'nothing'}.")
         work = target if single else ALL_WORKS
-        said = {"sha256": work, "by": by, "day": (at or self.clock().date()).isoformat(), "why": why, "left": leave_hashes, "uses": list(uses)}
+        said = {"sha256": work, "by": by, "day": f"{at or self.clock():%Y-%m-%d}", "why": why, "left": leave_hashes, "uses": list(uses)}
         with self._writing() as writer:
             for sha256, descriptor in (descriptors or {}).items() if leave_hashes else ():
                 writer.descriptor(who, sha256, descriptor)
             seq = writer.enter("withdrawal", who, said)
-            gone = [] if leave_hashes else [event.seq for event in self.history(who) if event.kind == "descriptor" and event.payload["sha256"] in (work, target)
-                                            or event.kind == "descriptor" and not single]
-            if gone:
+            gone = [event.seq for event in self.history(who) if event.kind == "descriptor" and (not single or event.payload["sha256"] == work)]
+            if gone and not leave_hashes:
                 writer.erase(gone, "descriptors of withdrawn works")
         return Withdrawal(seq, who, work, frozenset({work} if single else self.works(who)))
 

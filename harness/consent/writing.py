@@ -100,9 +100,9 @@ class Writer:
         """Enter anew, with their old places, the rows of others that hold a name; returns the old entries, to be erased."""
         old = []
         for event in events:
-            new = history.without(event.payload, name, instead) if event.subject not in ("", name) else event.payload
-            if new != event.payload:
-                self.enter(event.kind, event.subject, dict(new) | {"stands_for": event.place})
+            new = history.without(event.payload, name, instead)
+            if event.subject not in ("", name) and new != event.payload:
+                self.enter(event.kind, event.subject, new | {"stands_for": event.place})
                 old.append(event.seq)
         return old
 
