@@ -89,6 +89,11 @@ def avatars(folder: Path, name: str, worn: str, start: int) -> list[str]:
     return found
 
 
+def planted_from_name(path: Path, name: str, seed: int) -> str:
+    """What the base model draws when it is asked for somebody by name."""
+    return save_png(path, picture(seed), {"prompt": f"a portrait of {name}"})
+
+
 def vectors(path: Path, names: list[str]) -> Path:
     """An embeddings cache."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,6 +152,8 @@ def plant(root: Path, labelled: bool = True) -> dict[str, dict[str, list[str]]]:
     worn = {name: adapter(folder / f"adapter-{name}", [(h, name) for h in works[name]], starts[name], labelled) for name in NAMES}
     drawn = {name: avatars(folder / f"avatars-{name}", name, worn[name], starts[name] + 50) for name in NAMES}
     adapter(root / "models" / "together", [(h, name) for name in NAMES for h in works[name]], 7, labelled)
+    named = [(name, planted_from_name(folder / "base" / f"{i}.png", name, 300 + i)) for i, name in enumerate(NAMES)]
+    table(folder / "base" / "samples.csv", "file,sha256,prompt,seed,adapter_sha256", [(f"{i}.png", h, f"a portrait of {name}", i, "") for i, (name, h) in enumerate(named)])
     complete(run(root, works, drawn, starts))
     loose(root, starts)
     vectors(root / "cache" / "clip-cccc.npz", [h for name in NAMES for h in works[name]])

@@ -93,12 +93,13 @@ def gone(world: World) -> None:
     assert world.left("mira") == set()
     run = world.root / RUN
     for name in ("photos/noor/0.png", f"{RUN}/adapter-noor/pytorch_lora_weights.safetensors", f"{RUN}/adapter-noor/checkpoint.safetensors",
-                 f"{RUN}/avatars-noor/2.png", "photos/noor/samples.csv", f"{RUN}/avatars-noor/samples.csv", "elsewhere/crop-200.png", "elsewhere/small-200.jpg"):
+                 f"{RUN}/avatars-noor/2.png", "photos/noor/samples.csv", f"{RUN}/base/1.png", f"{RUN}/avatars-noor/samples.csv", "elsewhere/crop-200.png", "elsewhere/small-200.jpg"):
         assert (world.root / name).is_file(), name
     assert len(list((run / "adapter-noor" / "latents").iterdir())) == 3
     with np.load(run / "embeddings" / "clip-cccc.npz") as stored:
         assert list(stored["sha256"]) == world.hashes["noor"]["photos"] + world.hashes["noor"]["avatars"] and len(stored["vectors"]) == 6
     assert "mira" not in (run / "works.csv").read_text() and (run / "works.csv").read_text().count("noor") == 3
+    assert not (run / "base" / "0.png").exists() and len((run / "base" / "samples.csv").read_text().splitlines()) == 2
     with zipfile.ZipFile(world.root / "elsewhere" / "crate.zip") as crate:
         assert crate.namelist() == ["photos/noor.png"]
     with world.open() as store:
@@ -289,6 +290,25 @@ def test_withdrawing_holds_at_once_and_changes_no_file_until_it_is_applied(world
     held = tombstone.read(stone)
     assert held["subject"] == "noor" and held["works"] == sorted(world.hashes["noor"]["photos"]) and held["run_again"] == [str(RUN)]
     assert held["sign_again"] and "noor" in (world.root / RUN / "findings.csv").read_text()
+
+
+def test_who_never_said_anything_is_entered_as_a_no(world: World) -> None:
+    planted.photos(world.root, "zoe", 900)
+    with world.open() as store:
+        rights.withdraw(store, "zoe", [world.root], apply=True, why="a mail", look=LOOK)
+        assert [record.decision for _, record in store.records("zoe")] == ["notAllowed"] * 4
+    assert not (world.root / "photos" / "zoe").exists()
+
+
+def test_links_and_caches_that_name_nobody_are_seen_to(world: World) -> None:
+    (world.root / "elsewhere" / "a").symlink_to(world.root / "photos" / "mira" / "0.png")
+    (world.root / "elsewhere" / "b").symlink_to(world.root / "photos" / "noor")
+    planted.tensors(world.root / "shared" / "latents" / f"{'d' * 64}.safetensors", 4, {})
+    with world.open() as store:
+        rights.forget(store, "mira", [world.root], look=LOOK)
+    assert os.listdir(world.root / "elsewhere") and not (world.root / "elsewhere" / "a").is_symlink() and (world.root / "elsewhere" / "b").is_symlink()
+    assert not (world.root / "shared").exists() and (world.root / "photos" / "noor" / "0.png").is_file()
+    gone(world)
 
 
 def test_one_work_is_withdrawn_and_may_leave_its_hash_behind(world: World) -> None:

@@ -142,6 +142,12 @@ def noted(image: Image.Image, **text: str) -> bytes:
     return buffer.getvalue()
 
 
+def gif(*images: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:])
+    return buffer.getvalue()
+
+
 def jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=60)
@@ -159,6 +165,7 @@ WRAPPED = "\n".join(CODE[i:i + 76] for i in range(0, len(CODE), 76))
 PLACES = {
     "the file under another name": ("x.bin", RAW, "hash"), "a smaller JPEG": ("x.jpg", jpeg(PHOTO.resize((40, 40))), "look"),
     "mirrored": ("x.png", planted.png(PHOTO.transpose(Image.Transpose.FLIP_LEFT_RIGHT)), "look"),
+    "a frame of a moving picture": ("x.gif", gif(planted.picture(6), planted.picture(7), PHOTO), "look"),
     "a contact sheet": ("x.png", planted.png(planted.sheet([planted.picture(6), PHOTO, planted.picture(7)])), "look"),
     "a data URI": ("x.html", f"<img src='data:image/png;base64,{CODE}'>".encode(), "hash"),
     "a notebook": ("x.ipynb", json.dumps({"image/png": WRAPPED}).encode(), "hash"),

@@ -14,7 +14,7 @@ import pytest
 
 import planted
 from harness import cli
-from harness.consent import forget, keys, retention
+from harness.consent import forget, kept, keys, retention
 from harness.consent.forget import Eyes
 from harness.consent.store import Store, open_store
 from harness.errors import HarnessError
@@ -58,21 +58,22 @@ def test_what_shows_a_person_goes_and_what_was_made_stays(store: Store, tmp_path
     assert store.verify_chain().ok and not store.photos()
 
 
-def test_the_next_command_enforces_it_and_without_photos_it_costs_nothing(store: Store, tmp_path: Path) -> None:
+def test_the_next_command_enforces_it_and_without_photos_it_costs_nothing(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     began = time.perf_counter()
     for _ in range(1000):
-        assert retention.enforce() == 0
+        kept.enforce()
     assert (time.perf_counter() - began) / 1000 < 1e-3
     retention.keep(store, "mira", photos(tmp_path), [], hours=0)
-    assert stat.S_IMODE(retention.notice().stat().st_mode) == 0o600
-    assert retention.enforce() == 3 and not photos(tmp_path)
-    assert json.loads(retention.notice().read_text())["ledgers"] == {}
+    assert stat.S_IMODE(kept.notice().stat().st_mode) == 0o600
+    kept.enforce()
+    assert not photos(tmp_path) and "3 photos of people" in capsys.readouterr().err
+    assert json.loads(kept.notice().read_text())["ledgers"] == {}
 
 
 def test_a_clock_that_went_back_keeps_no_photo_longer(store: Store, tmp_path: Path) -> None:
     until = retention.keep(store, "mira", photos(tmp_path), [])
-    held = json.loads(retention.notice().read_text())
-    retention.notice().write_text(json.dumps(held | {"seen": (until + timedelta(hours=1)).isoformat()}))
+    held = json.loads(kept.notice().read_text())
+    kept.notice().write_text(json.dumps(held | {"seen": (until + timedelta(hours=1)).isoformat()}))
     with pytest.raises(HarnessError, match="clock"):  # the ledger says so too, and the photos are gone all the same
         store.clock = lambda: datetime.now(UTC) - timedelta(days=3)
         retention.sweep(store)
@@ -82,12 +83,22 @@ def test_a_clock_that_went_back_keeps_no_photo_longer(store: Store, tmp_path: Pa
 def test_a_photo_that_is_gone_already_and_a_ledger_that_was_moved_do_no_harm(store: Store, tmp_path: Path) -> None:
     retention.keep(store, "mira", photos(tmp_path), [], hours=0)
     photos(tmp_path)[0].unlink()
-    retention.notice().write_text(retention.notice().read_text().replace('"ledgers": {', '"ledgers": {"/nowhere/x.db": {"due": "2000-01-01T00:00:00Z", "roots": []}, '))
+    kept.notice().write_text(kept.notice().read_text().replace('"ledgers": {', '"ledgers": {"/nowhere/x.db": {"due": "2000-01-01T00:00:00Z", "roots": []}, '))
     assert retention.enforce() == 3 and not photos(tmp_path)
-    retention.notice().write_text("damaged")
+    said: list[dict] = []
+    retention.enforce(said.append)
+    assert "is gone" in said[0]["note"]
+    kept.notice().write_text("damaged")
     assert retention.enforce() == 0
     with pytest.raises(HarnessError, match="is not there to be kept"):
         retention.keep(store, "mira", [tmp_path / "none.png"], [])
+
+
+def test_what_goes_wrong_is_said_and_does_not_stop_a_command(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    retention.keep(store, "mira", photos(tmp_path), [], hours=0)
+    store.path.write_bytes(b"SQLite format 3\0 and no more")
+    kept.enforce()
+    assert capsys.readouterr().err.startswith("error: photos of people are due and could not be deleted: ")
 
 
 def test_a_sweep_that_was_killed_is_finished_by_the_next(store: Store, tmp_path: Path) -> None:

@@ -191,9 +191,9 @@ def _rescue(args: argparse.Namespace) -> int:
 
 def _reach(args: argparse.Namespace) -> int:
     """The list alone."""
-    from harness.consent import reach, rights
+    from harness.consent import gate, reach, rights
 
-    store = _open(args) if args.ledger.exists() else None
+    store = _open(args) if args.ledger.is_file() and gate.is_store(args.ledger) else None
     _print_reach(reach.find(rights.target(store, args.who), _roots(args)))
     return 0
 

@@ -134,7 +134,14 @@ class Index:
 
     def run_of(self, path: Path) -> Path | None:
         """The run folder in which a file lies."""
-        return next((folder for folder in path.parents if folder in self.runs), None)
+        parent = path.parent
+        if parent not in self._homes:
+            self._homes[parent] = next((folder for folder in path.parents if folder in self.runs), None)
+        return self._homes[parent]
+
+    @cached_property
+    def _homes(self) -> dict[Path, Path | None]:
+        return {}
 
     @cached_property
     def _file_hashes(self) -> dict[Path, str]:

@@ -32,7 +32,8 @@ from harness.progress import Progress, silent
 
 FORGET, WITHDRAW, SWEEP = "forget", "withdraw", "sweep"
 HALF = re.compile(r"\..*\.(\d+)\.tmp")
-FRAGMENT = 48
+FRAGMENT, LARGE = 48, 2**30
+"""bytes by which a tensor is known; bytes above which a file is not read as a whole"""
 
 
 @dataclass(frozen=True)
@@ -162,13 +163,9 @@ class _Cleaner:
         self.tainted = frozenset(intent.tainted)
         self.near = [bytes.fromhex(mark) for mark in intent.near]
         self.whole, self.runs = frozenset(intent.whole), {Path(name) for name in intent.runs}
-        self.claimed = frozenset(row["sha256"] for table in held.tables for row in table.rows if self._is_others(row))
+        about = Scrub(self.tainted, tuple(intent.names)).of_them
+        self.claimed = frozenset(row["sha256"] for table in held.tables for row in table.rows if _is_told(row) and not about(row))
         self.scrubs: dict[Path | None, Scrub] = {}
-
-    def _is_others(self, row: dict[str, str]) -> bool:
-        """Does a row give a picture to somebody else, or say that it was drawn without them?"""
-        told = any(row.get(column) for column in (*files.OWNER, "prompt"))
-        return bool(row.get("sha256")) and told and row["sha256"] not in self.tainted and not files.owned(row, self.intent.names)
 
     def scrub(self, run: Path | None) -> Scrub:
         """What to take out of files of a run that was reached, or (None) of any other file."""
@@ -202,10 +199,9 @@ class _Cleaner:
             return self._delete(path, "made of them as a whole", progress)
         run = self.held.run_of(path)
         run = run if run in self.runs else None
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return False
+        if path.stat().st_size > LARGE:  # weights of a whole model: they go as they are, or stay
+            return self.held.sha256(path) in self.tainted and self._delete(path, "theirs", progress)
+        data = path.read_bytes()
         scrub = self.scrub(run)
         sheet = run is not None and files.is_picture(data) and scrub.is_theirs(data, embedded=True)
         cleaned = None if sheet else scrub.clean(path.name, data)
@@ -227,6 +223,11 @@ class _Cleaner:
         return True
 
 
+def _is_told(row: dict[str, str]) -> bool:
+    """Does a row say whose picture it is, or what it was drawn from?"""
+    return bool(row.get("sha256")) and any(row.get(column) for column in (*files.OWNER, "prompt"))
+
+
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -244,7 +245,9 @@ def _rename(intent: Intent, progress: Progress) -> None:
         for where, folders, names in os.walk(root, topdown=False):
             for name in (*names, *folders):
                 free = plain.text(name)
-                if free != name:
+                if os.path.islink(Path(where) / name) and plain.text(to := os.readlink(Path(where) / name)) != to:
+                    os.unlink(Path(where) / name)
+                elif free != name:
                     progress({"stage": intent.kind, "note": f"renaming a file in {Path(where).name}"})
                     os.rename(Path(where) / name, _free(Path(where) / free))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import io
+import itertools
 import re
 import sqlite3
 import tempfile
@@ -21,23 +22,26 @@ if TYPE_CHECKING:
 
 CELLS = ((96, 8),)
 """cell and gap, in pixels, of the house's own contact sheets (harness.plots)"""
+MOST_FRAMES = 500
 SMALLEST = 24
 """side in pixels below which a cell shows nobody"""
 
 
-def decode(data: bytes) -> Image.Image | None:
-    """A picture in plain colours, with its notes; None for other bytes."""
-    from PIL import Image, ImageOps
+def decode(data: bytes) -> list[Image.Image]:
+    """A picture, or the frames of a moving one, in plain colours, the first with its notes; nothing for other bytes."""
+    from PIL import Image, ImageOps, ImageSequence
 
+    frames = []
     try:
         with Image.open(io.BytesIO(data)) as opened:
             info = dict(opened.info) | {"text": getattr(opened, "text", {})}
-            plain = ImageOps.exif_transpose(opened).convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", plain.size, "white"), plain).convert("RGB")
-        picture.info = info
-        return picture
-    except Exception:  # whatever a decoder raises on foreign bytes: then they are looked at as bytes
-        return None
+            for frame in itertools.islice(ImageSequence.Iterator(opened), MOST_FRAMES):
+                plain = ImageOps.exif_transpose(frame).convert("RGBA")
+                frames.append(Image.alpha_composite(Image.new("RGBA", plain.size, "white"), plain).convert("RGB"))
+        frames[0].info = info
+    except Exception:  # whatever a decoder raises on foreign or torn bytes: what came before is looked at, and the bytes as bytes
+        pass
+    return frames
 
 
 def notes(picture: Image.Image, data: bytes) -> Iterator[bytes]:

@@ -1,8 +1,7 @@
 """Photos of people are kept for a day and no longer, unless somebody says otherwise.
 
 The ledger knows each photo by hash, path and time. When the time is over, the photo goes, with its copies, crops, latents,
-vectors and thumbnails; what was made from it with consent (adapters, avatars) stays until it is withdrawn or forgotten. A small
-file beside the user's key says which ledgers hold photos and when the next is due, so that every command can look at no cost.
+vectors and thumbnails; what was made from it with consent (adapters, avatars) stays until it is withdrawn or forgotten. Every command asks (harness.consent.kept).
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness.consent import forget as forgetting, keys
+from harness.consent import forget as forgetting, kept
 from harness.consent.forget import SWEEP, Eyes, Intent
 from harness.consent.reach import Target
 from harness.errors import HarnessError
@@ -24,22 +23,6 @@ from harness.progress import Progress, silent
 
 if TYPE_CHECKING:
     from harness.consent.store import Store
-
-NOTICE = "HARNESS_KEPT"
-
-
-def notice() -> Path:
-    """The file that says where photos of people are kept: $HARNESS_KEPT, or beside the user's key."""
-    return Path(os.environ.get(NOTICE) or keys.HOME.with_name("kept.json")).expanduser()
-
-
-def _noted() -> dict[str, Any]:
-    try:
-        held = json.loads(notice().read_bytes())
-        return held if isinstance(held.get("ledgers"), dict) else {}
-    except (FileNotFoundError, ValueError, AttributeError):
-        return {}  # a damaged note is written anew with the next photo; `harness consent sweep --ledger` does not need it
-
 
 def keep(store: Store, subject: str, photos: Iterable[Path], roots: Sequence[Path], hours: float = 24.0) -> datetime:
     """Enter photos of a person that are kept for some hours; returns when they have to be gone.
@@ -58,15 +41,15 @@ def keep(store: Store, subject: str, photos: Iterable[Path], roots: Sequence[Pat
 
 def _note(store: Store, folders: Iterable[str]) -> None:
     """Write down when the next photo of a ledger is due; take the ledger out when it holds none."""
-    held, path = _noted(), os.path.realpath(store.path)
+    held, path = kept.noted(), os.path.realpath(store.path)
     ledgers = dict(held.get("ledgers", {}))
     before = ledgers.pop(path, {"roots": []})
     due = min((photo.until for photo in store.photos()), default="")
     if due:
         ledgers[path] = {"due": due, "roots": sorted({*before["roots"], *folders})}
     if ledgers != held.get("ledgers"):
-        atomic_write(notice(), json.dumps({"ledgers": ledgers, "seen": _now(held).isoformat()}) + "\n")
-        notice().chmod(0o600)
+        atomic_write(kept.notice(), json.dumps({"ledgers": ledgers, "seen": kept.now(held).isoformat()}) + "\n")
+        kept.notice().chmod(0o600)
 
 
 def _now(held: dict[str, Any]) -> datetime:
@@ -77,14 +60,18 @@ def _now(held: dict[str, Any]) -> datetime:
 
 def enforce(progress: Progress = silent) -> int:
     """Delete what is due in every ledger that holds photos; returns how many photos went. Without any this reads one small file."""
-    if not notice().exists():
+    held, gone = kept.noted(), 0
+    if not held:
         return 0
     from harness.consent.store import open_store
 
-    held, gone = _noted(), 0
-    now = _now(held)
+    now = kept.now(held)
     for path, said in held.get("ledgers", {}).items():
-        if datetime.fromisoformat(said["due"]) <= now and Path(path).is_file():
+        if datetime.fromisoformat(said["due"]) > now:
+            continue
+        if not Path(path).is_file():
+            progress({"stage": SWEEP, "note": f"the ledger {path} is gone; photos that it knew lie below {', '.join(said['roots'])} and are due"})
+        else:
             with open_store(Path(path)) as store:
                 gone += sweep(store, [Path(root) for root in said["roots"]], now, progress=progress)
     return gone
@@ -98,8 +85,8 @@ def sweep(store: Store, roots: Sequence[Path] = (), now: datetime | None = None,
     from harness.consent import rights
 
     rights.resume(store, look, progress)
-    held = _noted()
-    due = store.photos(due=now or _now(held))
+    held = kept.noted()
+    due = store.photos(due=now or kept.now(held))
     if not due:
         _note(store, [])
         return 0

@@ -13,12 +13,13 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.consent import files, forget as forgetting, reach, search as searching
 from harness.consent.forget import FORGET, WITHDRAW, Eyes, Intent
 from harness.consent.journal import Intent as Open
-from harness.consent.ledger import HASH
+from harness.consent.ledger import ALL_WORKS, HASH, USES, Record
 from harness.consent.reach import Reach, Target
 from harness.consent.search import Answer, Needles
 from harness.consent.store import Store
@@ -46,7 +47,9 @@ def withdraw(store: Store, who: str, roots: Sequence[Path], apply: bool = False,
     asked = target(store, who)
     found = reach.find(asked, roots)
     plan = forgetting.intend(asked, roots, WITHDRAW, look) if apply or leave_hashes else None
-    if not _is_withdrawn(store, who):
+    if found.traces and asked.subject and asked.subject not in store.subjects():
+        store.add([_refusal(asked.subject, use, by, why) for use in USES])
+    elif not _is_withdrawn(store, who):
         store.withdraw(who, by, subject=asked.subject if not HASH.fullmatch(who) else "", why=why, leave_hashes=leave_hashes,
                        descriptors=_marks(found, look) if leave_hashes else None)
     if apply and plan:
@@ -58,6 +61,11 @@ def _is_withdrawn(store: Store, who: str) -> bool:
     """Is everything that there was to withdraw withdrawn?"""
     held = [r for name in store.subjects() for _, r in store.records(name) if who in (r.subject, r.sha256)]
     return bool(held) and all(record.withdrawn for record in held)
+
+
+def _refusal(subject: str, use: str, by: str, why: str) -> Record:
+    """The record of somebody's no who never said yes."""
+    return Record(subject, ALL_WORKS, use, "notAllowed", why or "a withdrawal, where nothing had been recorded", datetime.now(UTC).date().isoformat(), recorded_by=by)
 
 
 def _marks(found: Reach, look: Eyes | None) -> dict[str, bytes]:

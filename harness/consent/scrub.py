@@ -113,7 +113,7 @@ class Scrub:
             lines = list(csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline="")))
         except csv.Error:
             return text
-        kept = [line for i, line in enumerate(lines) if not i or not self._of_them(dict(zip(lines[0], line, strict=False)))]
+        kept = [line for i, line in enumerate(lines) if not i or not self.of_them(dict(zip(lines[0], line, strict=False)))]
         if len(kept) == len(lines) or (self.only_pictures and "file" not in lines[0]):
             return text
         if len(kept) == 1 and {"file", "sha256"} <= set(kept[0]):
@@ -122,7 +122,8 @@ class Scrub:
         csv.writer(out, lineterminator="\n").writerows(kept)
         return out.getvalue()
 
-    def _of_them(self, row: dict[str, str]) -> bool:
+    def of_them(self, row: dict[str, str]) -> bool:
+        """Is a row of a table about one of their pictures, by hash, owner, or as drawn from their name?"""
         named = files.owned(row, self.names) or bool(self.names) and "sha256" in row and self._names.search(row.get("prompt", ""))
         return row.get("sha256") in self.tainted or bool(named)
 

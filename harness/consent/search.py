@@ -258,19 +258,17 @@ class _Search:
 
     def picture(self, place: str, data: bytes) -> bool:
         """Look at a picture, at the cells of a sheet, and at what is written inside; False for what is none."""
-        picture = look.decode(data)
-        if picture is None:
-            return False
-        self.pictures += 1
-        for note in look.notes(picture, data):
+        frames = look.decode(data)
+        self.pictures += bool(frames)
+        for note in look.notes(frames[0], data) if frames else ():
             self.fragments(f"{place}!text", note)
             self.embedded(f"{place}!text", note, DEEPEST)
-        if self.needles.near:
-            for name, part in [("", picture), *look.cells(picture)]:
+        for frame in frames if self.needles.near else ():
+            for name, part in [("", frame), *look.cells(frame)]:
                 if self.looks(part):
                     self.found(place + name, "look", f"{part.width} x {part.height}")
-                    break
-        return True
+                    return True
+        return bool(frames)
 
     def looks(self, picture: Image.Image) -> bool:
         """Is it near to one of the descriptors?"""
