@@ -29,7 +29,8 @@ from harness.runs import manifest, scan
 GOALS = {"overhead": 1.0, "ls": 1.0, "scan": 2.0}
 OUTPUTS = 150
 """files that a run of notebook 00 leaves: so many hashes stand in each manifest that is scanned"""
-CELLS = ("works: int = 1  # nothing depends on it", 'from harness import runs\nrun = runs.start("nothing", globals())', '(run.folder / "done.txt").write_text("done")\nrun.finish()')
+CELLS = ("works: int = 1  # nothing depends on it", 'from harness import runs\nrun = runs.start("nothing", globals())',
+         '(run.folder / "done.txt").write_text("done")\nrun.finish()')
 
 
 def main() -> None:
@@ -58,15 +59,16 @@ def measure(work: Path, pairs: int, folders: int) -> pd.DataFrame:
     rows = overhead(work, project, pairs, "no earlier runs")
     copies(results, folders)
     rows += overhead(work, project, pairs, f"{folders:,} earlier runs")
-    rows.append(row(f"`harness ls`, {folders:,} earlier runs", [timed(lambda: command("harness", "ls", str(project / "notebooks"))) for _ in range(pairs)], GOALS["ls"]))
+    listed = [timed(lambda: command("harness", "ls", str(project / "notebooks"))) for _ in range(pairs)]
+    rows.append(row(f"`harness ls`, {folders:,} earlier runs", listed, GOALS["ls"]))
     rows.append(row(f"scan of {folders:,} run folders", [timed(lambda: scanned(results, folders)) for _ in range(pairs)], GOALS["scan"]))
     return pd.DataFrame(rows)
 
 
 def notebook(path: Path, cells: tuple[str, ...], tag: bool) -> None:
     """A notebook of these code cells; the first is the parameters cell where ``tag``."""
-    code = [{"cell_type": "code", "id": f"c{i}", "metadata": {"tags": ["parameters"]} if tag and not i else {}, "source": source, "outputs": [], "execution_count": None}
-            for i, source in enumerate(cells)]
+    code = [{"cell_type": "code", "id": f"c{i}", "metadata": {"tags": ["parameters"]} if tag and not i else {}, "source": source,
+             "outputs": [], "execution_count": None} for i, source in enumerate(cells)]
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"}}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": code}))
@@ -122,12 +124,14 @@ def row(what: str, times: list[float], goal: float | None = None) -> dict[str, A
     """Median, fastest and slowest of some times, against a goal where there is one."""
     middle = statistics.median(times)
     reached = "" if goal is None else "yes" if middle <= goal else "no"
-    return {"measured": what, "median_s": round(middle, 3), "fastest_s": round(min(times), 3), "slowest_s": round(max(times), 3), "n": len(times), "goal_s": goal, "reached": reached}
+    spread = {"median_s": round(middle, 3), "fastest_s": round(min(times), 3), "slowest_s": round(max(times), 3)}
+    return {"measured": what, **spread, "n": len(times), "goal_s": goal, "reached": reached}
 
 
 def markdown(table: pd.DataFrame, pairs: int, folders: int) -> str:
     """The table with what was done to get it."""
-    lines = [f"A notebook that does nothing, {pairs} pairs in turn on {os.cpu_count()} cores; a manifest that is scanned has {OUTPUTS} outputs and every package of this environment.", "",
+    lines = [f"A notebook that does nothing, {pairs} pairs in turn on {os.cpu_count()} cores; a manifest that is scanned has {OUTPUTS} outputs "
+             "and every package of this environment.", "",
              "| measured | median | fastest | slowest | goal | reached |", "|---|---|---|---|---|---|"]
     for each in table.itertuples():
         goal = "" if pd.isna(each.goal_s) else f"≤ {each.goal_s:g} s"

@@ -27,7 +27,8 @@ JOULES_PER_WH = 3600.0
 
 def read() -> dict[str, Any]:
     """The counters now: the time, joules of the GPU (None without one), microjoules of each processor package."""
-    return {"at": time.time(), "gpu": gpu_joules(), "packages": {path.name: found for path in _packages() if (found := _number(path / "energy_uj")) is not None}}
+    packages = {path.name: found for path in _packages() if (found := _number(path / "energy_uj")) is not None}
+    return {"at": time.time(), "gpu": gpu_joules(), "packages": packages}
 
 
 def spent(before: Mapping[str, Any] | None, seconds: float | None) -> dict[str, Any]:
@@ -93,7 +94,8 @@ def _gpu(before: Mapping[str, Any] | None, now: Mapping[str, Any], seconds: floa
     limit = _nvml("nvmlDeviceGetEnforcedPowerLimit", ctypes.c_uint)
     if limit is None or seconds is None:
         return [{"what": "GPU", "joules": None, "method": "neither an energy counter nor a power limit can be read"}]
-    return [{"what": "GPU", "joules": round(seconds * limit / 1000, 1), "method": f"no energy counter, its power limit of {limit / 1000:g} W assumed throughout, so an upper bound"}]
+    why = f"no energy counter, its power limit of {limit / 1000:g} W assumed throughout, so an upper bound"
+    return [{"what": "GPU", "joules": round(seconds * limit / 1000, 1), "method": why}]
 
 
 def gpu_joules() -> float | None:

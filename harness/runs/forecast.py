@@ -150,7 +150,8 @@ def _fitted(asked: float, runs: Sequence[Earlier]) -> Span:
     beyond = not min(x) <= asked <= max(x)
     width = width**2 if beyond else width
     middle = max(fixed + slope * asked, 0.1)
-    return Span(middle / width, middle, middle * width, f"a line through {_earlier(runs)} on this device by their operations{', beyond what has run' if beyond else ''}")
+    how = f"a line through {_earlier(runs)} on this device by their operations{', beyond what has run' if beyond else ''}"
+    return Span(middle / width, middle, middle * width, how)
 
 
 def _scaled(asked: float, runs: Sequence[Earlier]) -> Span:
@@ -165,7 +166,8 @@ def _guessed(asked: float) -> Span:
     """Nothing has run on this device: operations over a rate that is known to an order of magnitude."""
     rate = device.rate()
     low, middle, high = FIXED[0] + asked / rate.high, FIXED[1] + asked / rate.middle, FIXED[2] + asked / rate.low
-    return Span(low, middle, high, f"nothing has finished on this device yet: a guess from the operations and {rate.method}, which may be {high / middle:.0f} times too short or {middle / low:.0f} times too long")
+    return Span(low, middle, high, f"nothing has finished on this device yet: a guess from the operations and {rate.method}, "
+                f"which may be {high / middle:.0f} times too short or {middle / low:.0f} times too long")
 
 
 # --- memory and disk ----------------------------------------------------------------------------------------------------
@@ -183,7 +185,8 @@ def memory(size: Size | None, same: Sequence[Earlier], runs: Sequence[Earlier]) 
         return round(max(peaks)), size.least, "earlier runs here, plus the counted difference of weights and activations"
     if size:
         base = GPU_BASE if device.kind() == "cuda" else HOST_BASE
-        return round(base + SLACK * size.least), size.least, f"weights and activations counted ({size.least / GIB:.1f} GiB), a fifth more, and {base / GIB:g} GiB for the libraries"
+        how = f"weights and activations counted ({size.least / GIB:.1f} GiB), a fifth more, and {base / GIB:g} GiB for the libraries"
+        return round(base + SLACK * size.least), size.least, how
     if measured:
         return max(run.memory for run in measured), None, "the most of earlier runs here with other settings"
     return None, None, "nothing to go on"

@@ -59,7 +59,8 @@ class Work:
         wrong = [name for name, value in numbers.items() if not math.isfinite(value) or value < 0]
         wrong += [name for name in ("train_batch", "draw_batch", "rank") if numbers[name] < 1]
         if wrong or self.trains not in ("lora", "full"):
-            raise HarnessError(f"declared work: {', '.join(wrong) or 'trains'} must be {'numbers of at least 0, batches and rank at least 1' if wrong else 'lora or full'}")
+            allowed = "numbers of at least 0, batches and rank at least 1" if wrong else "lora or full"
+            raise HarnessError(f"declared work: {', '.join(wrong) or 'trains'} must be {allowed}")
 
     @property
     def evaluations(self) -> int:
