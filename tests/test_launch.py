@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -143,16 +146,14 @@ def test_determinism_hardware_and_driver_are_recorded(made: Path, results: Path,
     assert found["hardware"]["cores"] >= 1 and "driver" in found["hardware"]
     monkeypatch.setattr(provenance, "gpus", lambda: [{"name": "T4", "memory": "15360 MiB", "driver": "550.1"}])
     assert provenance.hardware()["driver"] == "550.1"
-    import torch
-
-    torch.set_num_threads(1)
-    assert provenance.determinism()["torch_threads"] == 1
+    flags = SimpleNamespace(deterministic=True, benchmark=False)
+    torch = SimpleNamespace(are_deterministic_algorithms_enabled=lambda: True, get_num_threads=lambda: 3, get_float32_matmul_precision=lambda: "high",
+                            backends=SimpleNamespace(cudnn=flags))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert provenance.determinism().items() >= {"torch_threads": 3, "torch_deterministic_algorithms": True, "cudnn_benchmark": False}.items()
 
 
 def test_a_cpu_build_of_torch_uses_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
-    from types import SimpleNamespace
-
     monkeypatch.setattr(provenance, "gpus", lambda: [{"name": "T4", "memory": "15360 MiB", "driver": "550.1"}])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
     for text, count in (("cuda: Optional[str] = None\nhip: Optional[str] = None\n", 0), ("cuda: Optional[str] = '13.0'\n", 1), ("hip: Optional[str] = '6.4'\n", 1)):

@@ -31,7 +31,7 @@ import sys
 from pathlib import Path
 from harness.runs import lock
 folder, count = Path(sys.argv[1]), Path(sys.argv[1] + ".count")
-for _ in range(150):
+for _ in range(80):
     with lock.hold(folder, wait=30):
         count.write_text(str(int(count.read_text()) + 1))
 """
@@ -141,7 +141,7 @@ def test_three_processes_never_hold_it_together(folder: Path) -> None:
     count.write_text("0")
     adders = [subprocess.Popen([sys.executable, "-c", ADD, str(folder)]) for _ in range(3)]
     assert [adder.wait() for adder in adders] == [0, 0, 0]
-    assert count.read_text() == "450" and list(folder.parent.iterdir()) == [count]
+    assert count.read_text() == "240" and list(folder.parent.iterdir()) == [count]
 
 
 def test_a_file_that_was_removed_meanwhile_is_not_the_lock(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,15 +165,14 @@ def test_a_drive_without_locks_is_locked_in_the_temporary_folder(folder: Path, m
     real = fcntl.flock
 
     def flock(descriptor: int, how: int) -> None:
-        if os.path.samestat(os.fstat(descriptor), lock.file(folder).stat()):
+        if lock.file(folder).exists() and os.path.samestat(os.fstat(descriptor), lock.file(folder).stat()):
             raise OSError(errno.ENOLCK, "No locks available")
         real(descriptor, how)
 
     monkeypatch.setattr(lock.fcntl, "flock", flock)
     with lock.hold(folder), pytest.raises(Refused, match="at work"), lock.hold(folder):
         pass
-    with lock.hold(folder):
-        pass
+    assert list(folder.parent.iterdir()) == []
 
 
 def test_a_place_where_no_lock_can_be_made_is_one_sentence(tmp_path: Path) -> None:
