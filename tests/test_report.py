@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from harness import plots, report
-from harness.report import words
+from harness.report import facts, words
 from harness.calibrate import Record, verdict
 from harness.errors import HarnessError
 from harness.report import Figure
@@ -143,3 +143,50 @@ def test_numbers_are_written_as_people_read_them() -> None:
     assert words.typeset("1.0% and 3 %") == f"1.0{words.NB}% and 3{words.NB}%"
     with pytest.raises(HarnessError, match="no words"):
         words.question("gender")
+
+
+MANIFEST = {"notes": {"consent": {"allowed": False, "purpose": "audit", "use": "cawg.ai_generative_training", "at": "2026-01-31", "images": 32, "blocked": 30,
+                                  "reasons": ["artist-31: 30 works notAllowed"]},
+                      "models": {"model": "/home/somebody/models/own", "model_sha256": "ab" * 32, "clip": "miniature", "clip_sha256": "cd" * 32}},
+            "parameters": {"resolved": {"steps": 200, "model": "/home/somebody/models/own", "artists": ["a", "b"]}},
+            "hardware": {"cores": 2, "gpus": []}, "identity": {"packages": {"torch": "2.13"}}, "git": {"commit": "0123456789abcdef"},
+            "inputs": [{"parameter": "model", "name": "own", "sha256": "ab" * 32, "card": None, "licence": None}], "predicted": {"flops": 1.5e12, "seconds": 7},
+            "timings": {"started": "2026-01-31T12:34:56+00:00", "seconds": 95.1}}
+
+
+def test_a_manifest_tells_its_part_without_a_clock_or_a_path(tmp_path: Path) -> None:
+    told, text, data = page(tmp_path, verdict(STYLE, None), **facts.from_manifest(MANIFEST))
+    assert "30 of them are not allowed." in told.text and "artist-31: 30 works notAllowed." in told.text and "1.5e+12" in told.text
+    assert "12:34" not in text and "95.1" not in text and "somebody" not in text and "somebody" not in json.dumps(data)
+    assert data["models"][0]["name"] == "own" and "not recorded" in told.text
+    with pytest.raises(HarnessError, match="not the manifest of a run"):
+        facts.from_manifest({"notes": {}})
+
+
+def test_the_evidence_sheet_sorts_the_findings_and_says_what_is_open(tmp_path: Path) -> None:
+    told, _, _ = page(tmp_path, verdict(STYLE, RECORD), CHANGE, data=[{"name": "works", "works": 32, "use": "training"}])
+    sheet = re.sub(r"\s+", " ", told.text.split("Evidence sheet")[1].split("How to read")[0])
+    order = [sheet.index(part) for part in ("What was taken?", "works: 32 works (training).", "How much of it?", "Nothing in this report was measured for it.",
+                                            "What is recognisable?", "rose by 0.062", "What else do the outputs show?", "What effect is not measured here", "Effect on the market")]
+    assert order == sorted(order) and "not legal advice" in sheet
+
+
+def test_own_cost_stands_beside_what_others_published(tmp_path: Path) -> None:
+    told, _, _ = page(tmp_path, verdict(STYLE, RECORD), cost={"money": "$0.12"})
+    took = told.text.split("What it took")[1]
+    assert "$0.12" in took and "under $2" in took and "manifest.json beside it" not in took
+    assert "manifest.json beside it" in page(tmp_path, verdict(STYLE, RECORD))[0].text
+
+
+@pytest.mark.parametrize("story", [{"data": [{"works": 3}]}, {"models": [{"name": "x", "colour": "red"}]}, {"consent": "yes"}])
+def test_rows_that_would_lose_something_are_refused(story: dict, tmp_path: Path) -> None:
+    with pytest.raises(HarnessError):
+        page(tmp_path, verdict(STYLE, None), **story)
+
+
+def test_a_secret_in_the_story_is_masked_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "correct-horse-battery")
+    token = "hf_" + "a" * 30
+    page(tmp_path, verdict(STYLE.but(why=f"Read with {token}."), None), settings={"url": "https://me:pass@example.org", "x": ["correct-horse-battery"]})
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()).decode()
+    assert token not in written and "me:pass" not in written and "correct-horse" not in written and "***" in written

@@ -145,7 +145,7 @@ def test_what_is_no_seal_is_found(folder: Path, data: bytes) -> None:
 
 def test_a_forger_who_signs_again_is_told_apart_by_the_pin(folder: Path, key: keys.Key, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     forger = keys.create(tmp_path / "forger.pem")
-    (folder / "report.html").write_text((folder / "report.html").read_text(encoding="utf-8").replace("0.062", "0.000").replace(key.fingerprint, forger.fingerprint), encoding="utf-8")
+    (folder / "report.html").write_text((folder / "report.html").read_text(encoding="utf-8").replace("0.062", "0.000"), encoding="utf-8")
     seal.write(folder, forger)
     assert main(["verify", str(folder)]) == 0
     assert (said := capsys.readouterr().out).startswith(f"unchanged, signer unknown: {forger.fingerprint}") and "valid" not in said

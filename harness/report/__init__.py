@@ -76,15 +76,18 @@ def write(findings: Sequence[Finding], story: Mapping[str, Any], figures: Sequen
 
     It writes report.html, report.json, findings.csv, what a redacted form will show in their place, and seal.json last.
     Everything that the report stands on has to lie in `out` by then. Raises HarnessError for a story with unknown or
-    missing keys, for findings that have not been through `calibrate.verdict`, and for links in the folder.
+    missing keys, for findings that have not been through `calibrate.verdict`, and for links in the folder. What looks
+    like a secret in the story or a finding's words is masked.
     """
     from harness.images import write_csv
+    from harness.provenance import mask
     from harness.report import page, redact, seal
     from harness.stats import table
 
     _check(findings, story, figures)
+    story, findings = mask(_plain(story)), [f.but(subject=mask(f.subject), why=mask(f.why)) for f in findings]
     data = seal.canonical(_record(findings, story, figures))
-    told = page.content(findings, story, figures) | {"json_sha256": sha256(data), "signer": key.fingerprint if key else ""}
+    told = page.content(findings, story, figures) | {"json_sha256": sha256(data)}
     out, texts = Path(out), {name: page.render(told, pictures) for name, pictures in PAGES.items()}
     atomic_write(out / "report.json", data)
     write_csv(out / "findings.csv", table(findings))
@@ -127,7 +130,7 @@ def _record(findings: Sequence[Finding], story: Mapping[str, Any], figures: Sequ
     """Everything that the page says, for machines."""
     told = [asdict(f) | {"answer": words.answer(f), "measured": words.measured(f)} for f in findings]
     shown = [{"caption": f.caption, "alt": f.alt, "question": f.question, "sha256": f.sha256} for f in figures]
-    return _plain({**story, "harness": __version__, "schema": SCHEMA, "findings": told, "figures": shown})
+    return {**story, "harness": __version__, "schema": SCHEMA, "findings": _plain(told), "figures": shown}
 
 
 def _plain(value: Any) -> Any:

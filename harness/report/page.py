@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def content(findings: Sequence[Finding], story: Mapping[str, Any], figures: Sequence[Figure]) -> dict[str, Any]:
-    """Everything that the template prints, but for the hash of report.json and the signer."""
+    """Everything that the template prints, but for the hash of report.json."""
     asked = [_section(key, findings, figures, story) for key in dict.fromkeys(f.question for f in findings)]
     consent = evidence.consent_sentences(story.get("consent"))
     rows = {kind: [_row(kind, row) for row in story.get(kind, ())] for kind in ROWS}

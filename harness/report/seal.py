@@ -246,8 +246,9 @@ def _held_back(entry: Entry, shut: bool) -> Entry:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``harness seal``."""
     parser.add_argument("folder", type=Path, help="the folder of the report")
-    parser.add_argument("--key", type=Path, help="your key's file (default: $HARNESS_KEY, or ~/.config/likeness/key.pem)")
-    parser.add_argument("--unsigned", action="store_true", help="hold the files together without a signature")
+    signer = parser.add_mutually_exclusive_group()
+    signer.add_argument("--key", type=Path, help="your key's file (default: $HARNESS_KEY, or ~/.config/likeness/key.pem)")
+    signer.add_argument("--unsigned", action="store_true", help="hold the files together without a signature")
 
 
 def main(args: argparse.Namespace) -> int:
