@@ -182,8 +182,9 @@ def test_a_run_at_work_is_left_alone_and_a_dead_one_is_taken_up(tmp_path: Path, 
     create(folder, path, **launch.plan(path, None, {}).resolved)
     with lock.hold(folder):
         assert run(path) == 2 and f"at work in process {os.getpid()}" in capsys.readouterr().err
-        with pytest.raises(Refused, match="at work"):
-            runs.start("nb", launch.plan(path, None, {}).resolved)
+        for _ in range(2):  # being refused once is not holding it
+            with pytest.raises(Refused, match="at work"):
+                runs.start("nb", launch.plan(path, None, {}).resolved)
     assert run(path) == 0 and only(results)["timings"]["attempts"] == 2
 
 

@@ -131,8 +131,9 @@ def _start_alone(notebook: str, parameters: Mapping[str, Any]) -> Run:
     facts = identity.facts(found, resolved, inputs)
     folder = choose_folder(results(path or Path.cwd()), notebook, identity.run_id(facts))
     if folder not in _held:
-        _held[folder] = ExitStack()
-        _held[folder].enter_context(lock.hold(folder))
+        held = ExitStack()
+        held.enter_context(lock.hold(folder))
+        _held[folder] = held
     if is_finished(folder):
         _held.pop(folder).close()
         print(f"this run is finished already, its steps are reused: {folder}")
