@@ -24,11 +24,23 @@ class Board:
 
     def __init__(self, results: Path, varying: Sequence[str], settings: Mapping[int, Mapping[str, Any]], outcomes: Sequence[Outcome]) -> None:
         self.varying, self.settings, self.outcomes = varying, settings, outcomes
-        folders = {each.number: results / each.folder for each in outcomes if each.folder}
-        self.facts = {number: manifest.read(folder) for number, folder in folders.items() if manifest.status(folder)}
-        finished = [each.number for each in outcomes if each.status in (COMPLETE, REUSED)]
-        self.findings = {number: findings(folders[number]) for number in finished}
+        self.facts: dict[int, Mapping[str, Any]] = {}
+        self.findings: dict[int, dict[str, Cell]] = {}
+        self.problems: list[str] = []
+        for each in outcomes:
+            try:
+                self._read(each, results / each.folder)
+            except HarnessError as error:
+                self.problems.append(f"row {each.number}: {error}")
         self.questions = list(dict.fromkeys(question for found in self.findings.values() for question in found))
+
+    def _read(self, each: Outcome, folder: Path) -> None:
+        if not each.folder:
+            return
+        if manifest.status(folder):
+            self.facts[each.number] = manifest.read(folder)
+        if each.status in (COMPLETE, REUSED):
+            self.findings[each.number] = findings(folder)
 
     def write(self, path: Path) -> Path:
         """Write the table as CSV: for each finding its estimate, the ends of its interval and its verdict."""
@@ -49,7 +61,7 @@ class Board:
         heads = ["row", "id", *self.varying, "status", "seconds", *self.questions]
         rows = [[str(each.number), self.facts.get(each.number, {}).get("id", "–"), *self._values(each.number), each.status,
                  self._seconds(each.number) or "–", *(self._finding(each.number, question) for question in self.questions)] for each in self.outcomes]
-        return "\n\n".join(_lines(block) for block in _blocks([heads, *rows], width))
+        return "\n\n".join([*(_lines(block) for block in _blocks([heads, *rows], width)), *self.problems])
 
     def _values(self, number: int) -> list[str]:
         return [str(self.settings[number][name]) for name in self.varying]
@@ -83,7 +95,10 @@ def findings(folder: Path) -> dict[str, Cell]:
 
 
 def _short(text: str | None) -> str:
-    return f"{float(text):.3g}" if text else "–"
+    try:
+        return f"{float(text):.3g}" if text else "–"
+    except ValueError:
+        return str(text)
 
 
 def _blocks(rows: Sequence[Sequence[str]], width: int) -> list[list[Sequence[str]]]:

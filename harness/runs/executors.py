@@ -18,7 +18,7 @@ from typing import Any
 
 from harness import provenance
 from harness.errors import HarnessError
-from harness.runs import job
+from harness.runs import process
 
 KINDS = "process, dask, dask=ADDRESS, slurm, slurm=local"
 POLL = 0.5  # seconds between two looks at a Slurm job's state
@@ -47,14 +47,17 @@ class Choice:
         if self.kind not in ("process", "dask", "slurm") or self.kind == "slurm" and self.where not in ("", "local") \
                 or self.kind == "process" and self.where:
             raise HarnessError(f"--executor {self.kind}{'=' + self.where if self.where else ''}: there is no such executor; there are {KINDS}")
+        if self.kind == "dask" and self.where and self.workers:
+            raise HarnessError(f"--workers {self.workers}: the workers of {self.where} decide how many run at once; leave it out")
+        if self.kind != "slurm" and self.workers > self.gpu_slots > 0:
+            raise HarnessError(f"--workers {self.workers} is more than --gpu-slots {self.gpu_slots}: a run without a slot could not start; leave one out")
         if self.options and self.kind != "slurm":
             raise HarnessError(f"--option {next(iter(self.options))}: only --executor slurm takes options")
 
     @property
     def at_once(self) -> int:
         """How many runs this machine works on at once, where it does the work itself."""
-        fits = self.workers or self.gpu_slots or len(provenance.gpus()) or max(1, _cores() // 2)
-        return min(fits, self.gpu_slots) if self.gpu_slots else fits
+        return self.workers or self.gpu_slots or len(provenance.gpus()) or max(1, _cores() // 2)
 
     @property
     def threads(self) -> int:
@@ -85,7 +88,7 @@ class Processes(concurrent.futures.ThreadPoolExecutor):
 
     def stop(self, sweep: str, number: int) -> int:
         """Send a signal to the runs of a sweep (0 only counts); returns how many are at work."""
-        return job.stop(sweep, number)
+        return process.stop(sweep, number)
 
 
 @contextlib.contextmanager
@@ -110,7 +113,7 @@ class Dask(concurrent.futures.Executor):
 
     def stop(self, sweep: str, number: int) -> int:
         """Send a signal to the runs of a sweep on every worker (0 only counts); returns how many are at work."""
-        found = self._client.run(job.stop, sweep, number, on_error="ignore")
+        found = self._client.run(process.stop, sweep, number, on_error="ignore")
         return sum(count for count in found.values() if isinstance(count, int))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -126,8 +129,8 @@ def _dask(choice: Choice, folder: Path) -> Iterator[Dask]:
         if choice.gpu_slots and workers and not any(worker["resources"].get("GPU") for worker in workers):
             raise HarnessError(f"{choice.where}: none of its {len(workers)} workers offers a GPU; start them with `--resources GPU=1`, "
                                "or leave --gpu-slots out")
-        threads = sum(worker["nthreads"] for worker in workers)
-        print(f"Dask at {client.scheduler.address}: {len(workers)} workers, {threads} runs at once" + ("" if workers else "; waiting for workers"))
+        places = sum(int(worker["resources"].get("GPU", 0)) if choice.gpu_slots else worker["nthreads"] for worker in workers)
+        print(f"Dask at {client.scheduler.address}: {len(workers)} workers, {places} runs at once" + ("" if workers else "; waiting for workers"))
         yield Dask(client, gpu=choice.gpu_slots > 0)
 
 
@@ -135,7 +138,7 @@ def _client(choice: Choice, stack: contextlib.ExitStack) -> Any:
     try:
         import distributed
     except ImportError as error:
-        raise HarnessError("--executor dask needs the package `distributed`: pip install 'likeness-harness[cluster]'") from error
+        raise HarnessError("--executor dask needs the package `distributed`: python -m pip install -e '.[cluster]' in the checkout") from error
     try:
         address = choice.where or stack.enter_context(_cluster(choice))
         return distributed.Client(address, timeout=CONNECT, set_as_default=False)
@@ -212,7 +215,7 @@ def _slurm(choice: Choice, folder: Path) -> Iterator[Slurm]:
     try:
         import submitit
     except ImportError as error:
-        raise HarnessError("--executor slurm needs the package `submitit`: pip install 'likeness-harness[cluster]'") from error
+        raise HarnessError("--executor slurm needs the package `submitit`: python -m pip install -e '.[cluster]' in the checkout") from error
     gpus = {"gpus_per_node": 1} if choice.gpu_slots else {}
     try:
         executor = submitit.AutoExecutor(folder / "slurm", cluster=choice.where or "slurm")

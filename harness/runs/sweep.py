@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import params, progress, runs
 from harness.errors import HarnessError
-from harness.runs import board, executors, grid, job, manifest, parcel, scan
+from harness.runs import board, executors, grid, job, manifest, parcel, process, scan
 from harness.runs.job import COMPLETE, FAILED, REUSED, STOPPED, Job, Outcome, Site
 
 if TYPE_CHECKING:
@@ -49,11 +49,10 @@ def main(args: argparse.Namespace) -> int:
     choice = executors.read(args.executor, args.workers, args.gpu_slots, _options(args.option))
     rows = grid.read(args.grid)
     plans = grid.plans(args.grid, args.notebook, rows)
-    sweep = Sweep(plans, rows, runs.results(args.notebook))
-    sweep.say_what(args.grid)
+    sweep = Sweep(plans, rows, runs.results(args.notebook), args.grid)
+    sweep.say_what()
     if args.dry_run:
         return 0
-    parcel.write(sweep.folder / "grid.yaml", args.grid.read_bytes())
     try:
         sweep.run(choice, shared=not args.no_shared_disk)
     except KeyboardInterrupt:
@@ -72,9 +71,9 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
 class Sweep:
     """A grid's runs: what is planned, what came out, and the folder that keeps the table and the logs."""
 
-    def __init__(self, plans: Sequence[Plan], rows: Sequence[grid.Row], results: Path) -> None:
+    def __init__(self, plans: Sequence[Plan], rows: Sequence[grid.Row], results: Path, source: Path) -> None:
         self.plans = {row.number: plan for row, plan in zip(rows, plans)}
-        self.results, self.notebook = results, plans[0].notebook
+        self.results, self.notebook, self.source, self.grid = results, plans[0].notebook, source, source.read_bytes()
         self.varying = grid.varying(plans)
         named = json.dumps([[plan.preset, plan.resolved] for plan in plans], sort_keys=True)
         self.folder = results.parent / "sweeps" / f"{self.notebook.name}-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
@@ -82,9 +81,9 @@ class Sweep:
         self._words = {number: words(plan) for number, plan in self.plans.items()}
         self._show = progress.printer(every=0.0)
 
-    def say_what(self, path: Path) -> None:
+    def say_what(self) -> None:
         """Print what the sweep is made of: rows, presets, what is finished already."""
-        print(f"{path}: {len(self.plans)} runs of {self.notebook.path}, {len(self.outcomes)} finished already")
+        print(f"{self.source}: {len(self.plans)} runs of {self.notebook.path}, {len(self.outcomes)} finished already")
         for preset, why in dict.fromkeys((plan.preset or "none", plan.preset_why) for plan in self.plans.values()):
             print(f"  preset {preset}: {why}")
         for number, plan in self.plans.items():
@@ -96,7 +95,7 @@ class Sweep:
         if not left:
             return
         name = secrets.token_hex(8)
-        with _marked(self.results, name if shared else "") as mark, executors.start(choice, self.folder) as executor:
+        with executors.start(choice, self.folder) as executor, _marked(self.results, name if shared else "") as mark:
             threads = choice.threads if choice.kind == "process" else 0
             known = self._known() if choice.kind == "dask" else {}
             jobs = [self._job(number, name, mark, known, choice.gpu_slots > 0, threads) for number in left]
@@ -107,6 +106,7 @@ class Sweep:
         outcomes = [self.outcomes.get(number) or self._settled(number) for number in self.plans]
         found = board.Board(self.results, self.varying, {number: plan.resolved for number, plan in self.plans.items()}, outcomes)
         kept = found.write(self.folder / "table.csv")
+        parcel.write(self.folder / "grid.yaml", self.grid)
         print(f"\n{found.text()}\n\ntable: {kept}")
         for each in outcomes:
             if each.status in (FAILED, STOPPED):
@@ -118,7 +118,7 @@ class Sweep:
         plan, path = self.plans[number], self.notebook.path.resolve()
         files = {path.name: path.read_bytes()} | {f"presets/{each.name}": each.read_bytes() for each in self.notebook.presets().values()}
         site = Site(path, self.results, self.folder / "logs", Path.cwd(), mark)
-        return Job(name, number, site, files, plan.preset, plan.given, self._words[number], plan.facts, known, gpu, threads)
+        return Job(self.folder.name, name, number, site, files, plan.preset, plan.given, self._words[number], plan.facts, known, gpu, threads)
 
     def _known(self) -> dict[str, str]:
         """Finished runs of this notebook by id: a worker of another kind knows better than we what its runs are called."""
@@ -146,8 +146,9 @@ class Sweep:
     def _settled(self, number: int) -> Outcome:
         """A row of which nothing was heard again: complete after all if its manifest says so."""
         folder = self.plans[number].folder
-        if manifest.status(folder) == manifest.COMPLETE:
-            return Outcome(number, COMPLETE, folder.name)
+        with contextlib.suppress(HarnessError):  # a broken manifest is no word of success
+            if manifest.status(folder) == manifest.COMPLETE:
+                return Outcome(number, COMPLETE, folder.name)
         return Outcome(number, STOPPED, folder.name if folder.is_dir() else "", "not finished when the sweep was stopped")
 
     def _event(self, facts: Mapping[str, Any]) -> None:
@@ -243,7 +244,7 @@ def _end(executor: concurrent.futures.Executor, names: Iterable[str], waiting: M
     for future in waiting:
         future.cancel()
     with contextlib.suppress(KeyboardInterrupt):
-        until = time.monotonic() + job.GRACE
+        until = time.monotonic() + process.GRACE
         at_work = sum(_stop(executor, name, signal.SIGINT) for name in names)
         while at_work and time.monotonic() < until:
             time.sleep(0.2)
