@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from harness import cli, provenance, runs
-from harness.errors import HarnessError, Refused
+from harness.errors import HarnessError
 from harness.runs import board, executors, grid, job, launch, lock, manifest, parcel, sweep
 
 PARAMETERS = '''letter: str = "a"  # a letter
@@ -553,11 +553,12 @@ def test_settings_arrive_as_they_are(notebook: Path) -> None:
 @pytest.mark.parametrize(("words", "said"), [
     (["--workers", "-1"], "less than 0"), (["--gpu-slots", "-1"], "less than 0"), (["--option", "timeout_min=3"], "only --executor slurm"),
     (["--executor", "slurm=local", "--option", "timeout=3"], "slurm"), (["--executor", "slurm=local", "--option", "bare"], "not `name=value`"),
+    (["--executor", "slurm=local", "--option", "a=[1"], "not values that can be read"),
     (["--workers", "3", "--gpu-slots", "2"], "more than --gpu-slots"), (["--executor", "dask=tcp://127.0.0.1:1", "--workers", "2"], "leave it out"),
 ])
 def test_settings_that_contradict_each_other_are_refused(notebook: Path, results: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(command(notebook, "letter: [a]", *words)) == 2
-    assert said in capsys.readouterr().err and not list(results.glob("nb-*"))
+    assert re.search(said, capsys.readouterr().err) and not list(results.glob("*"))
 
 
 def test_a_wide_table_is_continued_beneath(results: Path) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.images import atomic_write
 from harness.runs import manifest
 from harness.runs.job import COMPLETE, REUSED, Outcome
 
@@ -44,6 +43,8 @@ class Board:
 
     def write(self, path: Path) -> Path:
         """Write the table as CSV: for each finding its estimate, the ends of its interval and its verdict."""
+        from harness.images import atomic_write
+
         heads = [f"{question} {name}" for question in self.questions for name in (*NUMBERS, "verdict")]
         buffer = io.StringIO()
         table = csv.writer(buffer, lineterminator="\n")

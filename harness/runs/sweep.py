@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import params, progress, runs
 from harness.errors import HarnessError
-from harness.runs import board, executors, grid, job, manifest, parcel, process, scan
+from harness.runs import board, executors, grid, job, manifest, notebooks, parcel, process, scan
 from harness.runs.job import COMPLETE, FAILED, REUSED, STOPPED, Job, Outcome, Site
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run every row of a grid and print one table; 0 only when all are complete, 130 after Ctrl-C."""
     choice = executors.read(args.executor, args.workers, args.gpu_slots, _options(args.option))
+    notebooks.read(args.notebook)  # what is wrong with it is no row's fault
     rows = grid.read(args.grid)
     plans = grid.plans(args.grid, args.notebook, rows)
     sweep = Sweep(plans, rows, runs.results(args.notebook), args.grid)
@@ -65,7 +66,10 @@ def main(args: argparse.Namespace) -> int:
 def _options(words: Sequence[str]) -> dict[str, Any]:
     import yaml
 
-    return {name: yaml.safe_load(value) for name, value in params.assignments(words).items()}
+    try:
+        return {name: yaml.safe_load(value) for name, value in params.assignments(words).items()}
+    except yaml.YAMLError as error:
+        raise HarnessError(f"--option {' '.join(words)}: not values that can be read: {' '.join(str(error).split())}") from error
 
 
 class Sweep:
