@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "key": ("harness.consent.keys", "make or show the key that signs ledgers and reports"),
     "corpus": ("harness.audit.corpus_cli", "look into a folder of images: search, shares, near-duplicates"),
     "verify": ("harness.report.verify", "check a signed report, offline"),
+    "redact": ("harness.report.redact", "a report without pictures, and without prompts where asked, under the same root"),
+    "seal": ("harness.report.seal", "seal a report's folder anew, after something was changed on purpose"),
     "world": ("harness.trials.cli", "render, train and score the miniature world"),
     "prove": ("harness.prove", "run the long proofs and stamp their results"),
 }

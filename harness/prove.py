@@ -47,6 +47,24 @@ PROOFS: dict[str, Proof] = {
         ("benchmarks/mimicry.py", "harness/trials/case.py", "harness/trials/controls.py", "harness/finetune", "harness/sample", "harness/audit",
          "harness/embed.py", "harness/models.py", "harness/stats.py", "harness/world/hands.py", "harness/world/weights"),
     ),
+    "kill": Proof(
+        "python benchmarks/kill.py --times 50",
+        ("benchmarks/kill.py", "notebooks/00_start_here.ipynb", "harness/runs", "harness/finetune", "harness/sample", "harness/embed.py", "harness/images.py",
+         "harness/audit", "harness/report", "harness/trials/case.py", "harness/world/weights/pipeline", "harness/world/weights/clip"),
+    ),
+    "runs": Proof(
+        "python benchmarks/runs.py",
+        ("benchmarks/runs.py", "harness/runs", "harness/provenance.py", "harness/params.py", "harness/cli.py", "harness/images.py"),
+    ),
+    "seal": Proof(
+        "python benchmarks/seal.py",
+        ("benchmarks/seal.py", "harness/report/seal.py", "harness/report/verify.py", "harness/report/redact.py", "harness/consent/keys.py"),
+    ),
+    "mutations": Proof("python benchmarks/mutations.py", ("benchmarks/mutations.py", "harness/report", "harness/consent/keys.py")),
+    "survival": Proof(
+        "python benchmarks/survival.py",
+        ("benchmarks/survival.py", "harness/report/credentials.py", "harness/report/certificate.py", "harness/world/render.py", "harness/world/styles.py"),
+    ),
 }
 
 
