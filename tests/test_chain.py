@@ -194,7 +194,18 @@ def erase_unsaid(made: Book, at: int, rng: random.Random) -> int:
     return len(made.entries) - 1
 
 
-TAMPERINGS = (bend_entry, bend_and_relink, bend_and_sign_with_another_key, remove_entry, remove_entry_and_number_anew, swap, cut, bend_row, remove_row,
+def splice(made: Book, at: int, rng: random.Random) -> int:
+    """Put in an entry of another history that the same key signed: every entry is sound by itself."""
+    fork = Book(KEYS["mine"])
+    fork.entries, fork.rows = made.entries[:1], {}
+    for number in range(len(made.entries)):
+        fork.enter("artist-0", {"use": "cawg.ai_training", "decision": "allowed", "fork": number})
+    at = rng.choice([seq for seq in made.rows if seq < len(made.entries)])
+    made.entries[at - 1], made.rows[at] = fork.entries[at - 1], fork.rows[at]
+    return at - 1
+
+
+TAMPERINGS = (splice, bend_entry, bend_and_relink, bend_and_sign_with_another_key, remove_entry, remove_entry_and_number_anew, swap, cut, bend_row, remove_row,
               move_row, add_row, bend_head, no_head, erase_unsaid)
 
 
@@ -257,6 +268,15 @@ def test_erased_content_must_not_come_back() -> None:
     assert made.check().ok
     made.rows[2] = row
     assert made.check().seq == 2 and "there again" in made.check().problem
+
+
+def test_nobody_erases_what_is_yet_to_come() -> None:
+    made = book(1, False)
+    made.tell("erase", {"erased": [5], "why": "forgotten"})
+    made.enter("artist-1", {"withdrawn": True})
+    assert made.check().ok
+    del made.rows[5]
+    assert made.check().seq == 5 and "no later entry says so" in made.check().problem
 
 
 def test_nothing_can_be_led_back_to_a_forgotten_subject() -> None:
