@@ -11,12 +11,14 @@ import made_run
 import numpy as np
 import pandas as pd
 import pytest
+import test_page
 
 from harness import cli, stats
 from harness.audit import copies as copying, representation as showing
 from harness.errors import HarnessError
 from harness.images import read_table
 from harness.runs import compare, manifest, page, paired, rows
+from test_page import browser  # noqa: F401
 
 KEYS = made_run.asked(16, 2)
 
@@ -277,6 +279,7 @@ def test_the_command_prints_a_table_and_writes_a_page_that_stands_alone(tmp_path
     assert not {"script", "link", "iframe", "object", "form"} & set(found.tags)
     assert found.addresses and all(address.startswith("data:image/") for address in found.addresses)
     assert found.tags.count("img") == 10 and all("seed" in text and "Run " in text for text in found.texts)
+    assert read_table(b / rows.SAMPLES)["sha256"].iloc[32] in out.read_text(), "a withdrawal must find the page by the pictures' hashes"
     assert "All 32 pictures are the same in both runs" in out.read_text() and str(tmp_path) not in out.read_text()
 
 
@@ -319,3 +322,19 @@ def test_secrets_in_a_manifest_do_not_reach_the_page(tmp_path: Path, monkeypatch
         (folder / manifest.NAME).write_text(json.dumps(found))
     told = compare.compare(*map(compare.read, sides))
     assert secret not in compare.text(told) and secret not in page.write(told, tmp_path / "page.html").read_text()
+
+
+# --- in a browser -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(test_page.CHROMIUM is None, reason="no chromium on this machine; the page was not opened in a browser")
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_browser_and_axe_find_nothing_wrong(tmp_path: Path, browser: object, width: int) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed; accessibility was not checked")
+    sides = [compare.read(run_of(tmp_path, i, by_prompt(i), shade=i, parameters={"steps": i, "model": "a" * 70})) for i in (1, 2)]
+    opened, trouble = test_page.visit(browser, page.write(compare.compare(*sides), tmp_path / "page.html"), width, scripts=True)
+    assert trouble == [] and opened.evaluate(test_page.CUT_OFF) == []
+    assert all(picture.evaluate("e => e.complete && e.naturalWidth") for picture in opened.locator("img").all())
+    found = axe.Axe().run(opened).response
+    assert [(v["id"], v["nodes"][0]["html"][:120]) for v in found["violations"]] == []
+    opened.context.close()

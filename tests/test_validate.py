@@ -173,9 +173,12 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "table": (lambda top: written(top / "results/published/planted.csv", "a,b\n"), "without a row"),
     "json": (lambda top: written(top / "results/published/planted.json", "{"), "not JSON"),
     "picture": (lambda top: written(top / "results/published/planted.png", "no"), "not a whole picture"),
-    "stamp": (lambda top: written(top / "results/published/planted.stamp.json", {"command": "harness x"}), "it says no code"),
+    "stamp": (lambda top: written(top / "results/published/planted.stamp.json", {"command": "harness x"}), "it says no `code`"),
+    "stamp beside another": (lambda top: (stamp(top, {"planted.findings.csv": "0" * 64, "planted.md": "0" * 64}), written(top / "results/published/other.stamp.json", {"command": "x"})), "it says no `code`"),
+    "broken stamp": (lambda top: written(top / "results/published/planted.stamp.json", "[]"), "not a stamp"),
     "unstamped": (lambda top: stamp(top, {}), "does not name it"),
-    "stale": (lambda top: stamp(top, {"planted.findings.csv": "0" * 64, "planted.md": "0" * 64}), "planted.stamp.json: "),
+    "stale": (lambda top: stamp(top, {"planted.findings.csv": "0" * 64, "planted.md": "0" * 64}), "there is no proof of this name"),
+    "restamped": (lambda top: stamp(top, {"planted.findings.csv": "0" * 64, "planted.md": "0" * 64}), "planted.findings.csv: is not what `planted` wrote"),
 }
 
 

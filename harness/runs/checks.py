@@ -9,6 +9,7 @@ import copy
 import json
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -175,13 +176,25 @@ def _table(path: Path) -> list[str]:
 
 
 def _stamp(path: Path) -> list[str]:
-    """A stamp: its fields, and, in a checkout, that code and results are those that it stamped."""
-    held, root = _read_stamp(path), notebooks.root(path)
-    lost = [name for name in ("command", "code", "code_sha256", "results", "date", "device") if not held.get(name)]
-    if lost:
-        return [f"it says no {' and no '.join(lost)}"]
-    mine = {path.name, *held["results"]}
-    return [line for line in prove.stale(root) if line.split(":")[0] in mine] if path.parent == root / prove.PUBLISHED else []
+    """A stamp's fields; whether it is stale is asked once for all of them (`stale`)."""
+    held = _read_stamp(path)
+    return [f"it says no `{name}`" for name in ("command", "code", "code_sha256", "results", "date", "device") if not held.get(name)]
+
+
+def stale(paths: Iterable[Path]) -> list[tuple[Path, str]]:
+    """Which of these published results, in the checkouts where they lie, are no longer what their stamps and code say."""
+    named = {path.resolve() for path in paths}
+    roots = {notebooks.root(path) for path in named if path.name.endswith(prove.STAMP)}
+    roots = {root for root in roots if all(map(_sound, (root / prove.PUBLISHED).glob(f"*{prove.STAMP}")))}  # a broken one is a fault already
+    lines = [(root / prove.PUBLISHED / line.split(": ")[0], line.partition(": ")[2]) for root in sorted(roots) for line in prove.stale(root)]
+    return [(path, what) for path, what in lines if path in named or not path.exists()]
+
+
+def _sound(stamp: Path) -> bool:
+    try:
+        return not _stamp(stamp)
+    except HarnessError:
+        return False
 
 
 def _read_stamp(path: Path) -> dict[str, Any]:

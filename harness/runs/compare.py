@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from harness.runs.paired import Contrast
 
-KINDS = ("parameter", "preset", "model", "input", "device", "package", "notebook", "code", "commit")
+KINDS = ("parameter", "preset", "model", "input", "device", "package", "notebook", "code", "git")
 SHOWN = 8  # changed files of code named one by one in the terminal
 
 
@@ -124,24 +124,22 @@ def compare(a: Side, b: Side, level: float = 0.95) -> Comparison:
 
     differing = settings(a.manifest, b.manifest)
     found = paired.contrasts([a.findings, b.findings], [a.rows, b.rows], level)
-    return Comparison(a, b, level, differing, found, _cautions(a, b, differing, found))
+    return Comparison(a, b, level, differing, found, _cautions(a, b, differing))
 
 
-def _cautions(a: Side, b: Side, differing: Sequence[Setting], found: Sequence[Contrast]) -> list[str]:
-    said = []
+def _cautions(a: Side, b: Side, differing: Sequence[Setting]) -> list[str]:
+    from harness.runs import paired
+
+    said, matched = [], [f for pair in paired.partners(a.findings, b.findings) for f in pair]
     if any(s.kind == "model" and s.name.startswith("clip") for s in differing):
         said.append("The two runs were read by different CLIPs: a difference may be the reader's and not the pictures'.")
     if a.manifest["notebook"] != b.manifest["notebook"]:
         said.append(f"Two notebooks: A is of {a.manifest['notebook']}, B of {b.manifest['notebook']}.")
-    for name, side, other in (("A", a, b), ("B", b, a)):
-        lone = [f"{f.question}: {f.subject}" for f in side.findings if not any(_covers(c, f) for c in found)]
+    for name, side in (("A", a), ("B", b)):
+        lone = [f"{f.question}: {f.subject}" for f in side.findings if f not in matched]
         said += [f"Only {name} has a finding on {'; '.join(lone)}."] if lone else []
         said += [f"No pictures of {name}: {side.lacks}."] if side.pictures is None else []
     return said
-
-
-def _covers(contrast: Contrast, finding: Finding) -> bool:
-    return contrast.question == finding.question and finding.subject in (contrast.subject, *contrast.subject.split(" → "))
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -164,7 +162,7 @@ def _facts(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "device": {"device": decided["device"]}, "package": decided["packages"],
         "notebook": {"name": found["notebook"], "code": decided["notebook"]},
         "code": decided["code"] if isinstance(decided["code"], Mapping) else {"harness": decided["code"]},
-        "commit": {"commit": found["git"].get("commit"), "changes on top": found["git"].get("diff_sha256")},
+        "git": {"commit": found["git"].get("commit"), "changes not committed": found["git"].get("diff_sha256")},
     }
 
 
@@ -210,7 +208,7 @@ def _findings_text(told: Comparison) -> list[str]:
         return ["no finding stands in both runs"]
     head = ("finding", "A", "B", "B − A", f"{told.level:.0%} interval", "pairs", "p", "")
     rows = [(f"{c.question}: {c.subject}", number(c.a), number(c.b), signed(c.estimate), interval(c),
-             str(c.pairs) if c.paired else "unpaired", "" if c.p is None else f"{c.p:.3f}", c.says) for c in told.contrasts]
+             pairs(c), "" if c.p is None else f"{c.p:.3f}", c.says) for c in told.contrasts]
     return _columns([head, *rows]) + [""] + [f"{c.question}: {c.subject}. {c.why}" for c in told.contrasts if c.why]
 
 
@@ -221,16 +219,21 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """A value with three decimals, or three significant digits where it is smaller; a dash for none."""
+    """A value with three decimals, or up to six where it is smaller; a dash for none."""
     if value is None:
         return "–"
-    places = 3 if value == 0 or abs(value) >= 0.001 else 2 - math.floor(math.log10(abs(value)))
-    return f"{value:.{places}f}".replace("-", "−")
+    places = 3 if value == 0 or abs(value) >= 0.001 else min(6, 2 - math.floor(math.log10(abs(value))))
+    return f"{value + 0.0:.{places}f}".replace("-", "−")
 
 
 def signed(value: float | None) -> str:
     """A difference with its sign."""
     return f"+{number(value)}" if value is not None and value > 0 else number(value)
+
+
+def pairs(c: Contrast) -> str:
+    """How many pairs a difference rests on; a dash where there is no difference."""
+    return str(c.pairs) if c.paired else "–" if c.estimate is None else "unpaired"
 
 
 def interval(c: Contrast) -> str:

@@ -98,7 +98,8 @@ def divide(folder: Path) -> tuple[list[str], dict[str, str]]:
     """Names of the files that go into a crate, and of those that stay at home with the reason; relative to the run."""
     found, names = manifest.read(folder), [path.relative_to(folder).as_posix() for path in provenance.files(folder)]
     went_in = _went_in(folder)
-    bound = found["notes"].get("purpose") == "audit" or not (found["notes"].get("consent") or {}).get("exportable", True)
+    consent = found["notes"].get("consent")
+    bound = found["notes"].get("purpose") == "audit" or isinstance(consent, dict) and not consent.get("exportable", True)
     away = {name: why for name in names if (why := _reason(name, folder, went_in, bound))}
     return [name for name in names if name not in away and not name.endswith(".tmp")], away
 

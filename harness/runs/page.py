@@ -31,7 +31,7 @@ def write(told: Comparison, out: Path, images: int = 12) -> Path:
 
     environment = Environment(loader=PackageLoader("harness.runs", "templates"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": compare.number, "signed": compare.signed, "interval": compare.interval}
+    environment.filters |= {"number": compare.number, "signed": compare.signed, "interval": compare.interval, "pairs": compare.pairs}
     page = environment.get_template("compare.html.j2").render(
         told=told, sides={"A": _about(told.a), "B": _about(told.b)}, bars=[bar(c.low, c.estimate, c.high) for c in told.contrasts],
         settings=[s for s in told.settings if s.kind != "code"], code=[s.name for s in told.settings if s.kind == "code"],
@@ -79,14 +79,17 @@ def _group(name: str, part: pd.DataFrame, a: Side, b: Side, images: int) -> Mapp
     alike = part["sha256_a"] == part["sha256_b"]
     first = part[~alike].drop_duplicates("prompt").head(images) if not alike.all() else part.head(0)
     return {"name": name or "pictures", "pairs": len(part), "alike": int(alike.sum()),
-            "shown": [{"prompt": provenance.mask(row.prompt), "seed": row.seed, "a": _picture(a.folder / row.file_a), "b": _picture(b.folder / row.file_b)} for row in first.itertuples()]}
+            "shown": [{"prompt": provenance.mask(row.prompt), "seed": row.seed, "a": _picture(a.folder / row.file_a, row.sha256_a), "b": _picture(b.folder / row.file_b, row.sha256_b)} for row in first.itertuples()]}
 
 
-def _picture(path: Path) -> Mapping[str, Any]:
-    """A picture as a data URI with its size; larger ones are scaled down, and nothing but pixels comes along."""
+def _picture(path: Path, sha256: str) -> Mapping[str, Any]:
+    """A picture as a data URI with its size; larger ones are scaled down, and nothing but pixels comes along.
+
+    The hash of the file stands beside it, so that a withdrawal finds the page.
+    """
     picture = decode(path)
     picture.thumbnail((SIDE, SIDE))
-    return {"uri": _uri(picture), "width": picture.width, "height": picture.height, "small": max(picture.size) <= SMALL}
+    return {"uri": _uri(picture), "width": picture.width, "height": picture.height, "small": max(picture.size) <= SMALL, "sha256": sha256}
 
 
 def _uri(picture: Image.Image) -> str:

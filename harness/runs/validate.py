@@ -77,7 +77,9 @@ def _status(folder: Path) -> str:
 
 def check(found: Mapping[str, list[Path]]) -> list[Fault]:
     """Every fault of everything that was found."""
-    return [Fault(path, what) for kind in KINDS for path in found[kind.name] for what in _check(kind, path)]
+    faults = [Fault(path, what) for kind in KINDS for path in found[kind.name] for what in _check(kind, path)]
+    sound = set(found["published results"]) - {fault.path for fault in faults}
+    return faults + [Fault(path, what) for path, what in checks.stale(sound)]
 
 
 def _check(kind: Kind, path: Path) -> list[str]:
