@@ -11,6 +11,7 @@ from pathlib import Path
 
 import papermill
 import pytest
+from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.provisioning import LocalProvisioner
 from launched import FINISH, cell, folders, only, results, run, story, write_notebook
 
@@ -102,8 +103,15 @@ def test_what_papermill_lets_through_fails(tmp_path: Path, results: Path, capfd:
 
 
 def test_a_notebook_without_an_end_fails_and_an_idle_kernel_is_not_interrupted(tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """jupyter_client interrupts every kernel before it ends it; one that is just answering then prints "KeyboardInterrupt caught in kernel"."""
+    """jupyter_client interrupts every kernel before it ends it; one that is just answering then prints "KeyboardInterrupt caught in kernel".
+
+    The kernel is this very Python, whatever kernel the user has installed under the usual name.
+    """
     sent, real = [], LocalProvisioner.send_signal
+    (tmp_path / "kernels" / "python3").mkdir(parents=True)
+    (tmp_path / "kernels" / "python3" / "kernel.json").write_text('{"argv": ["/nowhere/python", "{connection_file}"], "display_name": "x", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    assert KernelSpecManager().get_kernel_spec("python3").argv[0] == "/nowhere/python"  # what papermill would start
 
     async def note(self: LocalProvisioner, number: int) -> None:
         sent.append(number)

@@ -49,6 +49,7 @@ def _kernel(environment: dict[str, str], lock: int) -> dict[str, Any]:
 
     jupyter_client sends SIGINT before every shutdown; an idle kernel answers with "KeyboardInterrupt caught in kernel".
     """
+    from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.manager import AsyncKernelManager
 
     at_work = [False]
@@ -57,7 +58,9 @@ def _kernel(environment: dict[str, str], lock: int) -> dict[str, Any]:
         """A kernel manager for one notebook."""
 
         async def start_kernel(self, **options: Any) -> None:
-            """Start it with our environment, the lock, and the order to die with this process."""
+            """Start it with this very Python, our environment, the lock, and the order to die with this process."""
+            own = get_kernel_dict()  # a "python3" that the user has installed may be another Python
+            self.kernel_spec.argv, self.kernel_spec.env, self.kernel_spec.metadata = own["argv"], {}, own.get("metadata", {})
             posix = {"preexec_fn": child.die_with_parent, "pass_fds": (lock,)} if os.name == "posix" else {}
             await super().start_kernel(env=environment, **posix, **options)
 
