@@ -259,6 +259,9 @@ def test_somebody_whom_nobody_knows_and_a_run_at_work_are_refused(world: World) 
         manifest.write_text(json.dumps(held | {"status": "running", "process": {"pid": os.getppid(), "host": socket.gethostname()}}))
         with pytest.raises(Refused, match="at work"):
             rights.forget(store, "mira", [world.root], look=LOOK)
+        with pytest.raises(Refused, match="at work"):
+            rights.withdraw(store, "noor", [world.root], apply=True, look=LOOK)
+        assert all(held.withdrawn for _, held in store.records("noor"))  # the no holds all the same
         assert not store.intents.open() and len(world.left("mira")) > 40
 
 
@@ -425,3 +428,11 @@ def test_a_command_that_cannot_be_done_says_why_in_one_sentence(commands: World,
     assert cli.main(["consent", *words]) == 2
     error = capsys.readouterr().err
     assert said in error and error.startswith("error: ") and error.count("\n") == 1 and (commands.root / "photos/mira/0.png").exists()
+
+
+def test_it_works_with_the_descriptors_that_are_shipped(world: World) -> None:
+    """The crop, the mirrored JPEG, the thumbnails and the sheet are found by harness.perceptual too, and nothing of the other is."""
+    with world.open() as store:
+        answer = rights.forget(store, "mira", [world.root])
+    assert not answer.hits and answer.pictures > 10
+    gone(world)

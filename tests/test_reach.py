@@ -65,6 +65,12 @@ def test_one_work_reaches_what_came_from_it_and_not_the_subjects_other_works(wor
     assert len(places(found, root, "drawn")) == 3
 
 
+def test_a_record_on_all_works_is_no_hash(tmp_path: Path) -> None:
+    planted.photos(tmp_path, "mira", 1)
+    planted.table(tmp_path / "consent.csv", "subject,sha256", [("mira", "*")])
+    assert all(files.is_hash(work) for work in reach.find(Target(frozenset(), "mira"), [tmp_path]).tainted)
+
+
 def test_the_chain_is_followed_to_its_end(tmp_path: Path) -> None:
     """work → adapter → avatar → second adapter → its picture → a picture made from that one."""
     work = planted.photos(tmp_path, "mira", 1)

@@ -58,6 +58,11 @@ def hashes(data: bytes | str) -> set[str]:
     return {found.decode() for found in HASH.findall(data.encode() if isinstance(data, str) else data)}
 
 
+def is_hash(text: str | None) -> bool:
+    """Is it a SHA-256, and not the * that a ledger writes for all works?"""
+    return bool(text and TEXT_HASH.fullmatch(text))
+
+
 def is_picture(data: bytes) -> bool:
     """Does a file begin like a picture?"""
     return data.startswith(MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")

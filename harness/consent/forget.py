@@ -26,7 +26,7 @@ from harness.consent.files import Index
 from harness.consent.keys import Key
 from harness.consent.reach import Reach, Target
 from harness.consent.scrub import Scrub
-from harness.errors import BadImage, Refused
+from harness.errors import BadImage, HarnessError, Refused
 from harness.images import atomic_write, decode, sha256
 from harness.progress import Progress, silent
 
@@ -81,6 +81,13 @@ class Eyes:
     alike: Callable[[bytes, bytes], bool]
     """Are two descriptors those of near-duplicates?"""
 
+    def reads(self, mark: bytes) -> bool:
+        """Can a descriptor be compared, or is it of another version? (An old one must not stand in the way of forgetting.)"""
+        try:
+            return self.alike(mark, mark)
+        except HarnessError:
+            return False
+
 
 def eyes() -> Eyes:
     """The shipped perceptual descriptors."""
@@ -95,7 +102,7 @@ def intend(target: Target, roots: Iterable[Path], kind: str, look: Eyes | None =
     look, held = look or eyes(), files.index(roots)
     found = reach.find(target, roots, held, follow=kind != SWEEP)
     _refuse_at_work(held, found)
-    near = sorted({*target.near, *_descriptors(found, held, look)})
+    near = sorted({*filter(look.reads, target.near), *_descriptors(found, held, look)})
     gone = {trace.path: trace for trace in found.traces if trace.action == "delete"}
     unnamed = [path for path, trace in gone.items() if trace.kind in ("latents", "checkpoint", "adapter", "seal")]
     also = [path for path in found.undecided if path.name != "checkpoint.safetensors"] if kind == FORGET else []
@@ -103,7 +110,7 @@ def intend(target: Target, roots: Iterable[Path], kind: str, look: Eyes | None =
         secrets.token_hex(8), kind, datetime.now(UTC).isoformat(timespec="seconds"), [str(root) for root in roots], target.subject,
         list(dict.fromkeys(name for name in (target.subject, *target.words) if name)) if kind == FORGET else [],
         sorted(found.target.works), sorted(found.tainted), [mark.hex() for mark in near],
-        sorted({piece.hex() for path in (*unnamed, *held.vectors) for piece in _fragments(path, found.tainted)}),
+        sorted({piece.hex() for path in (*unnamed, *held.vectors) for piece in _fragments(path, found.tainted)} | {mark.hex() for mark in target.near}),
         [str(path) for path in (*unnamed, *also)], sorted({str(run) for t in found.traces if (run := held.run_of(t.path))}),
         list(found.retrain), [str(t.path) for t in found.traces if t.after == "sign again"], found.counts())
 
@@ -178,7 +185,7 @@ class _Cleaner:
         return bool(self.near) and self._is_like(self.look.describe(picture), self.near)
 
     def _is_like(self, mark: bytes, others: list[bytes]) -> bool:
-        return any(self.look.alike(mark, other) for other in others)
+        return any(mark == other or self.look.alike(mark, other) for other in others)
 
     def _doubt(self, run: Path) -> Callable[[Any], bool]:
         """A picture that is recognisably one of others' in this run may stay in its pages; a contact sheet is not recognisable."""

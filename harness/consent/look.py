@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 CELLS = ((96, 8),)
 """cell and gap, in pixels, of the house's own contact sheets (harness.plots)"""
 MOST_FRAMES = 500
+SHEET = 128
+"""side in pixels from which a picture may be a sheet of others"""
 SMALLEST = 24
 """side in pixels below which a cell shows nobody"""
 
@@ -74,6 +76,8 @@ def _chunks(data: bytes, start: int, order: str, pixels: bytes) -> Iterator[byte
 def cells(picture: Image.Image) -> Iterator[tuple[str, Image.Image]]:
     """The cells of a contact sheet: by the house's own geometry, and between even lines that cross the whole picture."""
     width, height = picture.size
+    if max(width, height) < SHEET:
+        return
     boxes: dict[tuple[int, int, int, int], None] = {}
     for cell, gap in CELLS:
         if (width - gap) % (cell + gap) == 0 and width > cell + 2 * gap or height > cell + 2 * gap and width == cell + 2 * gap:

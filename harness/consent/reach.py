@@ -96,7 +96,7 @@ def _owned(target: Target, tables: Iterable[Table]) -> set[str]:
     """Works that tables list under the subject's name."""
     names = [name for name in {target.subject, *target.words} if name]
     likely = [table for table in tables if any(name.encode() in table.data for name in names)]
-    return {row["sha256"] for table in likely for row in table.rows if row.get("sha256") and files.owned(row, names)}
+    return {row["sha256"] for table in likely for row in table.rows if files.is_hash(row.get("sha256")) and files.owned(row, names)}
 
 
 def _closure(works: Collection[str], held: Index) -> set[str]:
@@ -107,7 +107,7 @@ def _closure(works: Collection[str], held: Index) -> set[str]:
         tainted |= {held.sha256(path) for path, said in held.headers.items() if _mentions(said, tainted)}
         for table in held.tables:
             if table.hashes & tainted:
-                tainted |= {row["sha256"] for row in table.rows if row.get("sha256") and any(row.get(c) in tainted for c in PARENTS)}
+                tainted |= {row["sha256"] for row in table.rows if files.is_hash(row.get("sha256")) and any(row.get(c) in tainted for c in PARENTS)}
     return tainted
 
 

@@ -41,18 +41,19 @@ def withdraw(store: Store, who: str, roots: Sequence[Path], apply: bool = False,
              look: Eyes | None = None, progress: Progress = silent) -> Reach:
     """Enter the withdrawal of a subject or work (it holds at once), and find what it reached; with `apply` take it out.
 
-    Applied, every root gets a signed tombstone, and so does the ledger. Raises HarnessError, for what the ledger does not know too.
+    Applied, every root gets a signed tombstone, and so does the ledger. Of whom the ledger knows nothing, it then knows a no. Raises
+    HarnessError, and Refused while a run is at work with them (the withdrawal holds all the same).
     """
     resume(store, look, progress)
     asked = target(store, who)
     found = reach.find(asked, roots)
-    plan = forgetting.intend(asked, roots, WITHDRAW, look) if apply or leave_hashes else None
     if found.traces and asked.subject and asked.subject not in store.subjects():
         store.add([_refusal(asked.subject, use, by, why) for use in USES])
     elif not _is_withdrawn(store, who):
         store.withdraw(who, by, subject=asked.subject if not HASH.fullmatch(who) else "", why=why, leave_hashes=leave_hashes,
                        descriptors=_marks(found, look) if leave_hashes else None)
-    if apply and plan:
+    if apply:
+        plan = forgetting.intend(asked, roots, WITHDRAW, look)
         _withdraw(store, store.intents.begin(WITHDRAW, asked.subject, asdict(plan)), plan, look, progress)
     return found
 

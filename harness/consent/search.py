@@ -147,6 +147,7 @@ class _Search:
         self.pieces += tuple(piece.hex().encode() for piece in self.pieces)
         self.hits: list[Hit] = []
         self.unread: list[str] = []
+        self.looked: dict[bytes, bool] = {}
         self.pictures = self.bytes = 0
         self.digests = {bytes.fromhex(name): name for name in needles.hashes}
         self.forms = sorted({unicodedata.normalize("NFKC", word.strip()).casefold() for word in needles.words})
@@ -273,7 +274,9 @@ class _Search:
     def looks(self, picture: Image.Image) -> bool:
         """Is it near to one of the descriptors?"""
         seen = self.describe(picture)
-        return any(self.alike(seen, known) for known in self.needles.near)
+        if seen not in self.looked:  # pages repeat the pictures of folders
+            self.looked[seen] = any(self.alike(seen, known) for known in self.needles.near)
+        return self.looked[seen]
 
 
 def _pieces(name: str) -> Iterator[tuple[str, bytes, bool]]:
