@@ -25,6 +25,8 @@ CELLS = ((96, 8),)
 MOST_FRAMES = 500
 SHEET = 128
 """side in pixels from which a picture may be a sheet of others"""
+FEWEST = 8
+"""side in pixels below which no picture shows anybody"""
 SMALLEST = 24
 """side in pixels below which a cell shows nobody"""
 

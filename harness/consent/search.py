@@ -272,7 +272,9 @@ class _Search:
         return bool(frames)
 
     def looks(self, picture: Image.Image) -> bool:
-        """Is it near to one of the descriptors?"""
+        """Is it near to one of the descriptors? A few pixels, or one even colour, show nobody."""
+        if min(picture.size) < look.FEWEST or not any(high - low > 8 for low, high in picture.getextrema()):
+            return False
         seen = self.describe(picture)
         if seen not in self.looked:  # pages repeat the pictures of folders
             self.looked[seen] = any(self.alike(seen, known) for known in self.needles.near)
