@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 from harness.consent import gate, keys, ledger, near
 from harness.consent.ledger import USES, Record
@@ -192,6 +194,24 @@ def test_near_looks_at_pictures_and_trusts_a_descriptor_that_stands_in_the_table
     broken = images.assign(sha256=[*works[:2], "f" * 64])
     with pytest.raises(HarnessError, match="cannot be compared"):
         near.copies(broken, left, describe, same)
+
+
+def test_a_mirrored_a_cropped_and_a_recompressed_copy_are_found_by_the_published_descriptor(tmp_path: Path, key: keys.Key) -> None:
+    from harness import perceptual
+    from harness.images import sha256
+    from harness.world.artists import artist
+    from harness.world.render import works as drawn_works
+
+    drawn = [Image.fromarray(picture) for picture in drawn_works(artist("artist-21"), 2, seed=4)[0]]
+    buffer = io.BytesIO()
+    drawn[0].save(buffer, "JPEG", quality=60)
+    pictures = [ImageOps.mirror(drawn[0]), drawn[0].crop((3, 3, 60, 60)), Image.open(buffer), drawn[1]]
+    images = write_set(tmp_path / "asked", pictures, pd.DataFrame({"artist": ["artist-2"] * 4}))
+    with open_store(tmp_path / "l.db", key, create=True) as book:
+        book.add([yes("artist-1", sha256(drawn[0].tobytes())), yes("artist-2")], descriptors={sha256(drawn[0].tobytes()): perceptual.descriptor(drawn[0])})
+        book.withdraw("artist-1", leave_hashes=True)
+        decision = gate.ask(images, book, USE, "audit")
+    assert [work for work, _ in decision.blocked_works] == list(images.table["sha256"])[:3]
 
 
 # --- any ledger: the rule written a second time

@@ -251,7 +251,7 @@ def _wrong_end(entries: Sequence[Entry], rows: Mapping[int, Row], last: Head | N
     if not entries or last is None:
         return (0, "the ledger has no entries" if not entries else "the signed head is missing; entries at the end may have been removed")
     end, public = entries[-1], admitted(entries).get(last.signer, b"")
-    if not keys.verify(public, last.signature, _head_bytes(last.seq, last.hash)):
+    if not isinstance(last.hash, str) or not keys.verify(public, last.signature, _head_bytes(last.seq, last.hash)):
         return (0, "the signed head is not signed by a key of this ledger")
     if (last.seq, last.hash) != (end.seq, end.hash):
         return (min(last.seq, end.seq + 1), f"the ledger ends at entry {end.seq}, and its signed head names entry {last.seq}")

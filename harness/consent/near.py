@@ -19,7 +19,8 @@ def copies(images: ImageSet, left: Sequence[tuple[str, bytes]], describe: Descri
     """Pictures (sha256) that are nearly the same as a withdrawn work, each with that work's sha256.
 
     `left` are works and their descriptors. A column `descriptor` (hex) saves decoding the pictures; what cannot be
-    decoded cannot be cleared either, and raises HarnessError. `describe` and `same` default to harness.perceptual.
+    decoded cannot be cleared either, and raises HarnessError. `describe` and `same` default to harness.perceptual; every
+    picture is compared with every work left, and within one process no two of them twice.
     """
     if describe is None or same is None:
         from harness import perceptual
@@ -29,7 +30,7 @@ def copies(images: ImageSet, left: Sequence[tuple[str, bytes]], describe: Descri
     found = {}
     for path, work, known in zip(images.paths, images.table["sha256"], held, strict=True):
         mine = bytes.fromhex(known) if known else _described(path, work, describe)
-        hit = next((other for other, descriptor in left if same(mine, descriptor)), None)
+        hit = next((other for other, descriptor in left if _same(same, mine, descriptor)), None)
         if hit:
             found[work] = hit
     return found
@@ -42,3 +43,8 @@ def _described(path: Path, sha256: str, describe: Describe) -> bytes:
         return describe(decode(path))
     except BadImage as error:
         raise HarnessError(f"{error} It cannot be compared with the withdrawn works whose copies are to be found.") from error
+
+
+@lru_cache(maxsize=1_000_000)
+def _same(same: Same, mine: bytes, other: bytes) -> bool:
+    return same(mine, other)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from harness.consent import database, history
-from harness.consent.chain import Entry, Head, Row
-from harness.consent.history import Event
+from harness.consent import database
+from harness.consent.chain import Checked, Entry, Head, Row, check
+from harness.consent.history import Event, Standing, fold
 from harness.consent.ledger import Ledger
 
 
@@ -23,6 +24,28 @@ class Everything:
     """What they commit to, by entry."""
     head: Head | None
     """Which one is the last."""
+
+    @cached_property
+    def quick(self) -> Checked:
+        """The chain looked at without every single signature."""
+        return check(self.entries, self.rows, self.head, signatures=False)
+
+    @cached_property
+    def events(self) -> list[Event]:
+        """Everything that was entered, in order; read only what `quick` found sound."""
+        return [Event(entry.seq, entry.at, entry.kind, row.subject if row else "", json.loads(row.payload if row else entry.told or "{}"))
+                for entry in self.entries for row in (self.rows.get(entry.seq),)]
+
+    @cached_property
+    def standing(self) -> Standing:
+        """What holds now."""
+        return fold(self.events)
+
+    def ledger(self, name: str) -> Ledger:
+        """What holds now, for the gate."""
+        now = self.standing
+        return Ledger(tuple(record for _, record in now.records), self.entries[-1].hash, name, tuple(seq for seq, _ in now.records), now.left,
+                      {photo.sha256: photo.subject for photo in now.photos}, self.entries[-1].at[:10])
 
 
 def everything(connection: sqlite3.Connection, path: Path) -> Everything:
@@ -41,20 +64,3 @@ def everything(connection: sqlite3.Connection, path: Path) -> Everything:
             if not inside:
                 connection.execute("COMMIT")
     return Everything(entries, rows, Head(*head) if head else None)
-
-
-def events(connection: sqlite3.Connection, path: Path) -> list[Event]:
-    """Everything that was entered, in order."""
-    return _events(everything(connection, path))
-
-
-def _events(found: Everything) -> list[Event]:
-    return [Event(entry.seq, entry.at, entry.kind, row.subject if row else "", json.loads(row.payload if row else entry.told or "{}"))
-            for entry in found.entries for row in (found.rows.get(entry.seq),)]
-
-
-def ledger(found: Everything, name: str) -> Ledger:
-    """What holds now, for the gate."""
-    now = history.fold(_events(found))
-    return Ledger(tuple(record for _, record in now.records), found.entries[-1].hash, name, tuple(seq for seq, _ in now.records), now.left,
-                  {photo.sha256: photo.subject for photo in now.photos}, found.entries[-1].at[:10])

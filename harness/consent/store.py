@@ -104,6 +104,7 @@ class Store:
     def __init__(self, path: Path, connection: sqlite3.Connection, key: keys.Key | None, clock: Callable[[], datetime]) -> None:
         self.path, self.clock, self._connection, self._given = path, clock, connection, key
         self.intents = Journal(connection, path, clock)
+        self._held: tuple[tuple[int, ...], reading.Everything] | None = None
 
     def __enter__(self) -> Store:
         return self
@@ -127,38 +128,44 @@ class Store:
         with database.in_words(self.path):
             return [name for (name,) in self._connection.execute("SELECT name FROM subjects ORDER BY name")]
 
+    def _sound(self) -> reading.Everything:
+        """The whole ledger, once its chain, contents and signed head were looked at; read anew whenever somebody wrote."""
+        with database.in_words(self.path):
+            state = (*self._connection.execute("PRAGMA data_version").fetchone(), self._connection.total_changes)
+        if self._held is None or self._held[0] != state:
+            self._held = (state, reading.everything(self._connection, self.path))
+        found = self._held[1]
+        if not found.quick.ok:
+            raise HarnessError(f"{self.path}: {found.quick.problem}; the ledger cannot be relied upon until `harness consent verify` finds nothing.")
+        return found
+
     def history(self, subject: str | None = None) -> list[Event]:
-        """Everything that was entered, in order; of one subject, or of all."""
-        return [event for event in reading.events(self._connection, self.path) if subject is None or event.subject == subject]
+        """Everything that was entered, in order; of one subject, or of all. Raises HarnessError as `book` does."""
+        return [event for event in self._sound().events if subject is None or event.subject == subject]
 
     def book(self) -> Ledger:
         """What holds now. Raises HarnessError when the chain, a row or the signed head does not hold (see `verify_chain`)."""
-        found = reading.everything(self._connection, self.path)
-        checked = chain.check(found.entries, found.rows, found.head, signatures=False)
-        if not checked.ok:
-            raise HarnessError(f"{self.path}: {checked.problem}; the ledger cannot be relied upon until `harness consent verify` finds nothing.")
-        return reading.ledger(found, self.path.name)
+        return self._sound().ledger(self.path.name)
 
     def records(self, subject: str) -> list[tuple[int, Record]]:
         """Entry and record of everything that the subject decided and that was not replaced, withdrawn ones included."""
-        return [(seq, record) for seq, record in history.fold(self.history()).records if record.subject == subject]
+        return [(seq, record) for seq, record in self._sound().standing.records if record.subject == subject]
 
     def works(self, subject: str) -> set[str]:
         """Hashes of the works and photos that the ledger names with the subject, as theirs or as showing them."""
-        events = self.history()
-        named = {event.payload.get("sha256", ALL_WORKS) for event in events if event.subject == subject}
-        shown = {record.sha256 for _, record in history.fold(events).records if subject in record.people}
+        found = self._sound()
+        named = {event.payload.get("sha256", ALL_WORKS) for event in found.events if event.subject == subject}
+        shown = {record.sha256 for _, record in found.standing.records if record.depicted and subject in record.people}
         return {each for each in named | shown if each != ALL_WORKS}
 
     def descriptors(self, subject: str) -> dict[str, bytes]:
         """The perceptual descriptor of each of the subject's works for which one is held."""
-        return {event.payload["sha256"]: bytes.fromhex(event.payload["descriptor"]) for event in self.history(subject)
-                if event.kind == "descriptor" and event.payload}
+        return {event.payload["sha256"]: bytes.fromhex(event.payload["descriptor"]) for event in self.history(subject) if event.kind == "descriptor"}
 
     def photos(self, subject: str | None = None, due: datetime | None = None) -> list[Photo]:
         """Photos of people that are kept; with `due` only those whose time is over by then."""
         until = stamp(due) if due else "9"
-        return [photo for photo in history.fold(self.history()).photos if photo.until <= until and subject in (None, photo.subject)]
+        return [photo for photo in self._sound().standing.photos if photo.until <= until and subject in (None, photo.subject)]
 
     def verify_chain(self, pin: str = "", known: str = "") -> chain.Checked:
         """Look at every link, signature and row, and name the first wrong one.
@@ -214,17 +221,17 @@ class Store:
         work = target if single else ALL_WORKS
         said = {"sha256": work, "by": by, "day": f"{at or self.clock():%Y-%m-%d}", "why": why, "left": leave_hashes, "uses": list(uses)}
         with self._writing() as writer:
+            gone = [event.seq for event in self.history(who) if event.kind == "descriptor" and (not single or event.payload["sha256"] == work)]
             for sha256, descriptor in (descriptors or {}).items() if leave_hashes else ():
                 writer.descriptor(who, sha256, descriptor)
             seq = writer.enter("withdrawal", who, said)
-            gone = [event.seq for event in self.history(who) if event.kind == "descriptor" and (not single or event.payload["sha256"] == work)]
             if gone and not leave_hashes:
                 writer.erase(gone, "descriptors of withdrawn works")
         return Withdrawal(seq, who, work, frozenset({work} if single else self.works(who)))
 
     def _owner(self, sha256: str) -> str:
         """Whose the work is that is to be withdrawn."""
-        owners = sorted({record.subject for _, record in history.fold(self.history()).records if record.sha256 == sha256})
+        owners = sorted({record.subject for _, record in self._sound().standing.records if record.sha256 == sha256})
         if len(owners) != 1:
             found = f"records of {', '.join(owners)} are" if owners else "no record is"
             raise HarnessError(f"{self.path}: {found} on the work {sha256[:12]}…; say who withdraws it.")
@@ -271,7 +278,7 @@ class Store:
     def export(self, subject: str) -> dict[str, Any]:
         """Everything that is held about a subject, readable: what holds, how it came about, and where others' records name them."""
         events = self.history()
-        named = [seq for seq, record in history.fold(events).records if record.subject != subject and
+        named = [seq for seq, record in self._sound().standing.records if record.subject != subject and
                  subject in (*record.people, record.creator, record.rights_holder, record.recorded_by)]
         return {"subject": subject, "records": [{"entry": seq} | asdict(record) for seq, record in self.records(subject)],
                 "history": [{"entry": e.seq, "at": e.at, "kind": e.kind} | dict(e.payload) for e in events if e.subject == subject],
