@@ -191,7 +191,7 @@ def read_preset(path: Path, parameters: Sequence[Parameter]) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml_loader())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise HarnessError(f"{path}: not a YAML file that can be read: {' '.join(str(error).split())}") from error
     if found is not None and not isinstance(found, dict):
@@ -199,11 +199,12 @@ def read_preset(path: Path, parameters: Sequence[Parameter]) -> dict[str, Any]:
     return check(parameters, {str(name): value for name, value in (found or {}).items()}, where=str(path))
 
 
-def _loader() -> type:
+def yaml_loader() -> type:
+    """A safe YAML loader that refuses a key written twice, where the standard one keeps the last silently."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """YAML that refuses a key written twice, where the standard loader keeps the last one silently."""
+        """Safe, and strict about keys."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             keys = [key.value for key, _ in node.value]

@@ -17,7 +17,8 @@ from harness import cli, stats
 from harness.audit import copies as copying, representation as showing
 from harness.errors import HarnessError
 from harness.images import read_table
-from harness.runs import compare, manifest, page, paired, rows
+from harness.compare import compare, page, paired
+from harness.runs import manifest, rows
 from test_page import browser  # noqa: F401
 
 KEYS = made_run.asked(16, 2)

@@ -10,7 +10,7 @@ from test_scan import facts, put
 
 from harness import provenance
 from harness.errors import HarnessError
-from harness.runs import costs, energy, units
+from harness.forecast import costs, energy, units
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import tiny
 
 from harness import provenance
 from harness.errors import HarnessError
-from harness.runs import flops
+from harness.forecast import flops
 
 ATTENDING, PLAIN = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D"), ("DownBlock2D", "UpBlock2D")
 # Operations of Stable Diffusion 1.5 at 512 pixels, in units of 10^12.
@@ -64,7 +64,7 @@ def test_stable_diffusion_15_agrees_with_the_published_figures(sd15: Path) -> No
 
 def test_a_layer_by_hand() -> None:
     import torch
-    from harness.runs.flops import _alive, _operations
+    from harness.forecast.flops import _alive, _operations
 
     layer = torch.nn.Conv2d(3, 5, 3, padding=1, device="meta")
     picture = torch.empty(1, 3, 8, 8, device="meta")

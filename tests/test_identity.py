@@ -78,7 +78,7 @@ def test_the_first_notebook_loads_no_module_that_is_not_reached() -> None:
     loaded = json.loads(done.stdout.splitlines()[-1])
     reached = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in imports.reach(notebooks.read(FIRST).sources)}
     assert len(loaded) > 20 and set(loaded) <= reached
-    assert not {"harness.cli", "harness.prove", "harness.runs.launch", "harness.runs.compare", "harness.runs.sweep", "harness.doctor"} & reached
+    assert not {"harness.cli", "harness.prove", "harness.runs.launch", "harness.compare.compare", "harness.sweep.sweep", "harness.doctor"} & reached
 
 
 # --- the same wherever it lies ----------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from test_scan import facts, put
 
 from harness import provenance
 from harness.errors import HarnessError, Refused
-from harness.runs import device, flops, notebooks, preflight, scan, work
+from harness.forecast import device, flops, preflight, work
+from harness.runs import notebooks, scan
 
 GIB = 1 << 30
 SMALL = flops.Counts(64, 1e9, 2e9, 1e9, 1e9, 1e8, GIB // 10, 1 << 20, 1 << 20, (8 << 20, 64 << 20), 2 << 20, 3 << 20)

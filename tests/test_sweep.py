@@ -23,7 +23,8 @@ import pytest
 
 from harness import cli, provenance, runs
 from harness.errors import HarnessError
-from harness.runs import board, executors, grid, job, launch, lock, manifest, parcel, sweep
+from harness.runs import launch, lock, manifest
+from harness.sweep import board, executors, grid, job, parcel, sweep
 
 PARAMETERS = '''letter: str = "a"  # a letter
 value: float = 1.0  # what is measured

@@ -12,7 +12,8 @@ import pytest
 
 from harness import cli, prove, stats
 from harness.images import atomic_write, sha256, write_csv
-from harness.runs import checkrun, manifest, notebooks, validate
+from harness.runs import manifest, notebooks
+from harness.validate import checkrun, validate
 
 FIRST = """# harness run notebooks/planted.ipynb --preset smoke
 # Run in the tests.

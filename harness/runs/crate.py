@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness import __version__, provenance
 from harness.errors import HarnessError, Refused
-from harness.runs import checks, manifest
+from harness.runs import manifest
+from harness.validate import checks
 from harness.runs.folders import TEXTS, WORKS
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Write the crate and say what was left out of it."""
-    from harness.runs import compare
+    from harness.compare import compare
 
     folder = compare.find(args.run)
     out = args.out or folder.with_name(f"{folder.name}.crate.zip")

@@ -12,7 +12,6 @@ from pathlib import Path
 from harness import provenance
 
 PACKAGE, NAME = provenance.PACKAGE, provenance.PACKAGE.name
-ABOUT = PACKAGE.joinpath("runs")  # its data dress pages about runs that have ended, they decide no result
 SHELL = re.compile(r"^\s*[!%].*$|^.*=\s*[!%].*$", re.MULTILINE)
 NAMED = re.compile(rf"{NAME}(\.\w+)+")
 
@@ -126,7 +125,7 @@ def _data_under(path: Path) -> Iterator[Path]:
 
 def _data(found: dict[str, Path]) -> Iterator[Path]:
     """The data of every package that is reached: files that are no modules, beside it or in folders that are no packages."""
-    for folder in {path.parent for name, path in found.items() if name.split(".")[0] == NAME} - {ABOUT}:
+    for folder in {path.parent for name, path in found.items() if name.split(".")[0] == NAME}:
         for child in folder.iterdir():
             if child.name not in provenance.IGNORED and not (child / "__init__.py").exists():
                 yield from _data_under(child)

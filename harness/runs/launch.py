@@ -14,6 +14,8 @@ from harness.runs import identity, lock, manifest, notebooks, presets
 from harness.runs import inputs as runs_inputs
 from harness.runs.inputs import Input
 
+ORPHAN = 3.0  # seconds: a kernel whose launcher was killed needs a moment to die
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``harness run``."""
@@ -69,7 +71,7 @@ def main(args: argparse.Namespace) -> int:
     made = plan(args.notebook, args.preset, params.assignments(args.given), args.force)
     if args.dry_run:
         return _show_plan(made, args.price)
-    with lock.hold(made.folder) as descriptor:
+    with lock.hold(made.folder, wait=ORPHAN) as descriptor:
         if runs.is_finished(made.folder):
             print(f"this run is finished already ({manifest.read(made.folder)['timings']['ended']}); nothing was started, --force makes a fresh one")
             return _show(runs.Run(made.folder))
@@ -82,7 +84,7 @@ def _preset(made: Plan) -> str:
 
 
 def _show_plan(made: Plan, price: float | None) -> int:
-    from harness.runs import preflight
+    from harness.forecast import preflight
 
     print(f"would run {made.notebook.path}, preset {_preset(made)}, into {made.folder}")
     for name, value in made.resolved.items():
@@ -100,7 +102,7 @@ def execute(made: Plan, descriptor: int, price: float | None = None) -> int:
 
     ``descriptor`` is that of the folder's lock, which the kernel shares. Raises Refused where this machine cannot hold the run.
     """
-    from harness.runs import costs, preflight
+    from harness.forecast import costs, preflight
 
     predicted = preflight.before(made, price)
     run = runs.create(made.folder, made.notebook.name, made.facts, made.resolved, made.inputs, notebooks.root(made.notebook.path), made.given,

@@ -11,7 +11,8 @@ from typing import Any
 from harness import params
 from harness.errors import HarnessError
 from harness.params import Parameter
-from harness.runs import costs, notebooks, preflight, presets, results, scan
+from harness.forecast import costs, preflight
+from harness.runs import notebooks, presets, results, scan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

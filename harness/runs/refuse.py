@@ -1,26 +1,16 @@
 """Settings that contradict each other, as a notebook names them in its metadata, refused before anything starts.
 
 ``"harness": {"refuse": [["held_out < 5", "at least 5 works must be held out"], …]}``: a condition on the parameters, and the
-sentence that is said when it holds. Conditions are read as syntax trees and never executed.
+sentence that is said when it holds.
 """
 
 from __future__ import annotations
 
-import ast
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from harness.errors import HarnessError, Refused
-
-OPERATORS: dict[type, Callable[..., Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod, ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_,
-    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq, ast.NotEq: operator.ne,
-    ast.Is: operator.is_, ast.IsNot: operator.is_not, ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
-}
-CALLS: dict[str, Callable[..., Any]] = {"len": len, "min": min, "max": max, "abs": abs}
-SHOWN = "parameters, numbers, texts, comparisons, and, or, not, in, + - * / // %, len, min, max and abs"
+from harness.runs import expressions
 
 
 def contradictions(rules: Any, values: Mapping[str, Any], where: str) -> None:
@@ -29,39 +19,9 @@ def contradictions(rules: Any, values: Mapping[str, Any], where: str) -> None:
         raise HarnessError(f"{where}: `refuse` must be a list of pairs [condition, sentence]")
     for condition, sentence in rules:
         try:
-            tree = ast.parse(condition.strip(), mode="eval").body
-            holds = bool(_value(tree, values))
-        except (SyntaxError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
-            raise HarnessError(f"{where}: the condition {condition[:80]!r} cannot be worked out ({error}); it may hold {SHOWN}") from error
+            holds = bool(expressions.evaluate(condition, values))
+        except expressions.UNREADABLE as error:
+            raise HarnessError(f"{where}: the condition {condition[:80]!r} cannot be worked out ({error}); it may hold {expressions.SHOWN}") from error
         if holds:
-            named = sorted({node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in values})
-            raise Refused(f"{sentence.rstrip('.')} (now {', '.join(f'{name} = {values[name]!r}' for name in named)})")
-
-
-def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
-    if isinstance(node, ast.Constant):
-        return node.value
-    if isinstance(node, ast.Name) and node.id in values:
-        return values[node.id]
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_value(each, values) for each in node.elts]
-    if isinstance(node, ast.BoolOp):  # no short cut: a part that cannot be read is found whatever stands before it
-        return (all if isinstance(node.op, ast.And) else any)([_value(each, values) for each in node.values])
-    if isinstance(node, ast.Compare) and all(type(each) in OPERATORS for each in node.ops):
-        sides = [_value(each, values) for each in (node.left, *node.comparators)]
-        return all(OPERATORS[type(how)](a, b) for how, a, b in zip(node.ops, sides, sides[1:]))
-    if isinstance(node, ast.UnaryOp) and type(node.op) in OPERATORS:
-        return OPERATORS[type(node.op)](_value(node.operand, values))
-    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
-        return OPERATORS[type(node.op)](*_numbers(node, values))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS and not node.keywords:
-        return CALLS[node.func.id](*(_value(each, values) for each in node.args))
-    raise ValueError(f"there is no parameter `{node.id}`" if isinstance(node, ast.Name) else f"`{ast.unparse(node)}` is not known here")
-
-
-def _numbers(node: ast.BinOp, values: Mapping[str, Any]) -> list[float]:
-    """Operands, which must be numbers: text times a number would be a long text."""
-    found = [_value(side, values) for side in (node.left, node.right)]
-    if not all(isinstance(each, (int, float)) for each in found):
-        raise ValueError("texts and lists cannot be reckoned with")
-    return found
+            now = ", ".join(f"{name} = {values[name]!r}" for name in expressions.names(condition, values))
+            raise Refused(f"{sentence.rstrip('.')} (now {now})")

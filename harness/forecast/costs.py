@@ -10,7 +10,8 @@ from typing import Any
 
 from harness import provenance
 from harness.errors import HarnessError
-from harness.runs import energy, manifest, units
+from harness.forecast import energy, units
+from harness.runs import manifest
 
 PRICE = "HARNESS_PRICE_PER_HOUR"
 METHOD = ("seconds: wall clock from the start of the run to its end; peak_memory: the most that the notebook's process held, by the operating "

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import HarnessError
-from harness.runs import checkrun, checks, manifest, notebooks
+from harness.runs import manifest, notebooks
+from harness.validate import checkrun, checks
 
 SKIPPED = {"node_modules", "__pycache__", "build", "dist"}
 PARTS = ("notebooks", "data_cards", "results/runs", "results/published")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness import __version__, provenance
 from harness.images import atomic_write, decode
-from harness.runs import compare
+from harness.compare import compare
 
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
 
-    from harness.runs.compare import Comparison, Side
+    from harness.compare.compare import Comparison, Side
 
 SIDE, SMALL = 256, 128
 """Largest side of a picture on the page; up to the second it is kept without loss."""
@@ -29,7 +29,7 @@ def write(told: Comparison, out: Path, images: int = 12) -> Path:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(loader=PackageLoader("harness.runs", "templates"), autoescape=True, undefined=StrictUndefined,
+    environment = Environment(loader=PackageLoader("harness.compare", "templates"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": compare.number, "signed": compare.signed, "interval": compare.interval, "pairs": compare.pairs}
     page = environment.get_template("compare.html.j2").render(

@@ -20,7 +20,7 @@ from harness.stats import Finding
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.runs.paired import Contrast
+    from harness.compare.paired import Contrast
 
 KINDS = ("parameter", "preset", "model", "input", "device", "package", "notebook", "code", "git")
 SHOWN = 8  # changed files of code named one by one in the terminal
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the comparison and write its page."""
-    from harness.runs import page
+    from harness.compare import page
 
     if not 0.5 <= args.level < 1 or args.images < 0:
         raise HarnessError("--level must lie between 0.5 and 1, and --images must not be negative")
@@ -120,7 +120,7 @@ def _pictures(folder: Path) -> tuple[ImageSet | None, str]:
 
 def compare(a: Side, b: Side, level: float = 0.95) -> Comparison:
     """Everything that two runs differ in: settings, findings (B minus A), and what a reader must be told beside it."""
-    from harness.runs import paired
+    from harness.compare import paired
 
     differing = settings(a.manifest, b.manifest)
     found = paired.contrasts([a.findings, b.findings], [a.rows, b.rows], level)
@@ -128,7 +128,7 @@ def compare(a: Side, b: Side, level: float = 0.95) -> Comparison:
 
 
 def _cautions(a: Side, b: Side, differing: Sequence[Setting]) -> list[str]:
-    from harness.runs import paired
+    from harness.compare import paired
 
     said, matched = [], [f for pair in paired.partners(a.findings, b.findings) for f in pair]
     if any(s.kind == "model" and s.name.startswith("clip") for s in differing):

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from harness import params
 from harness.errors import HarnessError, Refused
-from harness.runs import costs, device, energy, forecast, manifest, refuse, scan, units, work
+from harness.forecast import costs, device, energy, estimates, units, work
+from harness.runs import manifest, refuse, scan
 from harness.runs.notebooks import Notebook
 
 History = Sequence[tuple[Path, dict[str, Any]]]
@@ -81,13 +82,13 @@ def predict(plan: Asked, history: History, per_hour: float | None = None, start:
     With ``start`` False nothing is counted that was not counted before. Raises HarnessError where the notebook's
     declaration of its work is wrong.
     """
-    sizes = forecast.Sizer(plan.notebook, start)
+    sizes = estimates.Sizer(plan.notebook, start)
     size = sizes(plan.resolved)
-    uncounted, runs = sizes.why, forecast.earlier(history, sizes)
+    uncounted, runs = sizes.why, estimates.earlier(history, sizes)
     same = [run for run in runs if run.settings == manifest.plain(plan.resolved)]
-    time = forecast.seconds(size, same, runs)
-    peak, least, remembered = forecast.memory(size, same, runs)
-    room, taken, written = forecast.disk(size, same, runs)
+    time = estimates.seconds(size, same, runs)
+    peak, least, remembered = estimates.memory(size, same, runs)
+    room, taken, written = estimates.disk(size, same, runs)
     counted = "counted for training, encoding and drawing, not for audits, a multiply-add as two" if size else f"not counted: {uncounted}"
     method = f"time: {time.method if time else 'nothing to go on'}; memory: {remembered}; disk: {written}; operations: {counted}"
     cost = None if per_hour is None or time is None else time.middle / 3600 * per_hour

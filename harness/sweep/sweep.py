@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness import params, progress, runs
 from harness.errors import HarnessError
-from harness.runs import board, executors, grid, job, manifest, notebooks, parcel, process, scan
-from harness.runs.job import COMPLETE, FAILED, REUSED, STOPPED, Job, Outcome, Site
+from harness.runs import manifest, notebooks, scan
+from harness.sweep import board, executors, grid, job, parcel, process
+from harness.sweep.job import COMPLETE, FAILED, REUSED, STOPPED, Job, Outcome, Site
 
 if TYPE_CHECKING:
     from harness.runs.launch import Plan

@@ -117,7 +117,7 @@ def _count_apart(folder: Path, kept: Path, settings: list[str]) -> Counts:
     from harness.images import atomic_write
 
     print("counting the model's operations, once: some seconds", flush=True)
-    command = [sys.executable, "-m", "harness.runs.flops", str(folder), *settings]
+    command = [sys.executable, "-m", "harness.forecast.flops", str(folder), *settings]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -223,7 +223,7 @@ def _alive(call: Callable[[], Any], *models: Any, grad: bool = False) -> int:
     """The most bytes that are alive in a call, those of the models' weights apart."""
     import torch
 
-    from harness.runs.live import Live, fused_attention
+    from harness.forecast.live import Live, fused_attention
 
     for model in models:
         model.zero_grad(set_to_none=True)
@@ -238,7 +238,7 @@ def _bytes(model: Any) -> int:
 
 def main() -> None:
     """Print the counts of the folder named on the command line as one line of JSON."""
-    parser = argparse.ArgumentParser(prog="harness.runs.flops", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="harness.forecast.flops", description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("pixels", type=int)
     parser.add_argument("trains", choices=("lora", "full"))

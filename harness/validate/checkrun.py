@@ -11,7 +11,8 @@ from typing import Any
 
 from harness import provenance
 from harness.errors import HarnessError
-from harness.runs import checks, identity, inputs, manifest, notebooks, rows
+from harness.runs import identity, inputs, manifest, notebooks, rows
+from harness.validate import checks
 from harness.runs.folders import COLUMNS, TEXTS, WORKS
 
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -21,7 +22,7 @@ LARGEST_TEXT = 50_000_000
 @cache
 def schema() -> dict[str, Any]:
     """The JSON Schema of a manifest."""
-    return json.loads((Path(__file__).parent / "templates" / "manifest.schema.json").read_text(encoding="utf-8"))
+    return json.loads((Path(__file__).parent / "manifest.schema.json").read_text(encoding="utf-8"))
 
 
 def run(folder: Path) -> list[str]:

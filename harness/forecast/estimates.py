@@ -10,7 +10,8 @@ from typing import Any
 
 from harness import provenance
 from harness.errors import HarnessError
-from harness.runs import costs, device, flops, manifest, work
+from harness.forecast import costs, device, flops, work
+from harness.runs import manifest
 from harness.runs.notebooks import Notebook
 
 GIB = 1 << 30

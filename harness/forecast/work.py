@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import ast
 import math
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from harness import params
 from harness.errors import HarnessError
-from harness.runs.flops import RANK, Counts
+from harness.forecast.flops import RANK, Counts
+from harness.runs import expressions
 from harness.runs.notebooks import Notebook
-
-OPERATORS: dict[type, Callable[..., Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod, ast.USub: operator.neg, ast.UAdd: operator.pos,
-}
-CALLS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "len": len, "ceil": math.ceil}
-SHOWN = "numbers, parameters, + - * / // % ( ), min, max, len and ceil"
 
 
 @dataclass(frozen=True)
@@ -113,8 +106,8 @@ def read(entries: Mapping[str, Any], resolved: Mapping[str, Any], where: str) ->
 
 def names(entries: Mapping[str, Any]) -> set[str]:
     """The parameters that declared work depends on."""
-    found = {node.id for written in entries.values() for node in ast.walk(ast.parse(str(written), mode="eval")) if isinstance(node, ast.Name)}
-    return found - set(CALLS) | ({"model"} if "model" not in entries else set())
+    found = {node.id for written in entries.values() for node in ast.walk(expressions.read(str(written))) if isinstance(node, ast.Name)}
+    return found - set(expressions.CALLS) | ({"model"} if "model" not in entries else set())
 
 
 def _model(name: str, resolved: Mapping[str, Any], required: bool, where: str) -> str:
@@ -126,30 +119,9 @@ def _model(name: str, resolved: Mapping[str, Any], required: bool, where: str) -
 def evaluate(written: Any, values: Mapping[str, Any], where: str = "expression") -> float:
     """The value of a number or of arithmetic over ``values``; raises HarnessError for anything else, and for a division by 0."""
     try:
-        found = _value(ast.parse(str(written), mode="eval").body, values)
+        found = expressions.evaluate(str(written), values)
+        if isinstance(found, (bool, str)):
+            raise ValueError("a number is wanted")
         return float(found)
-    except (SyntaxError, TypeError, ValueError, ArithmeticError, RecursionError, MemoryError) as error:
-        raise HarnessError(f"{where}: {str(written)[:80]!r} cannot be worked out ({error}); it may hold {SHOWN}") from error
-
-
-def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return node.value
-    if isinstance(node, ast.Name) and node.id in values:
-        return values[node.id]
-    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
-        return OPERATORS[type(node.op)](*_numbers(node.left, node.right, values=values))
-    if isinstance(node, ast.UnaryOp) and type(node.op) in OPERATORS:
-        return OPERATORS[type(node.op)](*_numbers(node.operand, values=values))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS and not node.keywords:
-        return CALLS[node.func.id](*(_value(each, values) for each in node.args))
-    what = f"there is no parameter `{node.id}`" if isinstance(node, ast.Name) else f"`{ast.unparse(node)}` is not arithmetic"
-    raise ValueError(what)
-
-
-def _numbers(*nodes: ast.expr, values: Mapping[str, Any]) -> list[float]:
-    """Operands, which must be numbers: text times a number would be a long text."""
-    found = [_value(node, values) for node in nodes]
-    if not all(isinstance(each, (int, float)) for each in found):
-        raise ValueError("text and lists cannot be reckoned with")
-    return found
+    except expressions.UNREADABLE as error:
+        raise HarnessError(f"{where}: {str(written)[:80]!r} cannot be worked out ({error}); it may hold {expressions.SHOWN}") from error

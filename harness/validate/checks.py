@@ -15,7 +15,8 @@ from typing import Any
 
 from harness import params, prove, provenance
 from harness.errors import HarnessError, Refused
-from harness.runs import notebooks, refuse, rows, work
+from harness.forecast import work
+from harness.runs import notebooks, refuse, rows
 from harness.runs.folders import PICTURE
 
 COMMAND = re.compile(r"`[^`]*\b(harness|python|make)\s+[^`]+`")

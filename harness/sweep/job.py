@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness import runs
 from harness.errors import HarnessError, Refused
-from harness.runs import identity, launch, lock, manifest, parcel, process
+from harness.runs import identity, launch, lock, manifest
+from harness.sweep import parcel, process
 
 if TYPE_CHECKING:
     from harness.runs.launch import Plan

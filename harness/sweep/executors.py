@@ -18,7 +18,7 @@ from typing import Any
 
 from harness import provenance
 from harness.errors import HarnessError
-from harness.runs import process
+from harness.sweep import process
 
 KINDS = "process, dask, dask=ADDRESS, slurm, slurm=local"
 POLL = 0.5  # seconds between two looks at a Slurm job's state

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.errors import HarnessError
 from harness.runs import manifest
-from harness.runs.job import COMPLETE, REUSED, Outcome
+from harness.sweep.job import COMPLETE, REUSED, Outcome
 
 FINDINGS = "findings.csv"
 NUMBERS = ("estimate", "low", "high")

@@ -48,7 +48,7 @@ def _load(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=params._loader())
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=params.yaml_loader())
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as error:
         raise HarnessError(f"{path}: not a YAML file that can be read: {' '.join(str(error).split())}") from error
     except OSError as error:

@@ -1,0 +1,1 @@
+"""Two runs side by side: settings, findings with paired differences, pictures."""

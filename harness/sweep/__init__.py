@@ -1,0 +1,1 @@
+"""A notebook over a grid of settings, on processes, Dask or Slurm."""

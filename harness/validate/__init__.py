@@ -1,0 +1,1 @@
+"""Notebooks, presets, cards, runs and published results held against their schemas and hashes."""
