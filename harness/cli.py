@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from harness import __version__
+from harness.consent import kept
 from harness.errors import HarnessError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -67,6 +68,7 @@ def _run(words: list[str]) -> int:
         print(f"harness {__version__}")
         return 0
     module = _module(words[0])
+    kept.enforce()  # photos of people that are due go with whatever command comes next
     parser = argparse.ArgumentParser(prog=f"harness {words[0]}", description=COMMANDS[words[0]][1])
     module.add_arguments(parser)
     return module.main(parser.parse_args(words[1:]))

@@ -56,7 +56,7 @@ PROOFS: dict[str, Proof] = {
         "python benchmarks/runs.py",
         ("benchmarks/runs.py", "harness/runs", "harness/provenance.py", "harness/params.py", "harness/cli.py", "harness/images.py"),
     ),
-    "impact": Proof("python benchmarks/impact.py", ("benchmarks/impact.py", "harness/consent/reach.py", "harness/consent/files.py", "harness/consent/reading.py")),
+    "impact": Proof("python benchmarks/impact.py", ("benchmarks/impact.py", "harness/consent/reach.py", "harness/consent/files.py", "harness/consent/rights.py", "harness/consent/cli.py")),
     "seal": Proof(
         "python benchmarks/seal.py",
         ("benchmarks/seal.py", "harness/report/seal.py", "harness/report/verify.py", "harness/report/redact.py", "harness/consent/keys.py"),

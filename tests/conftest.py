@@ -16,7 +16,7 @@ os.environ.update(
     OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false",
     HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1",
     HF_HOME=str(TMP / "hub"), XDG_CACHE_HOME=str(TMP / "cache"), MPLBACKEND="Agg", MPLCONFIGDIR=str(TMP / "matplotlib"), IPYTHONDIR=str(TMP / "ipython"),
-    HARNESS_KEY=str(TMP / "key.pem"),
+    HARNESS_KEY=str(TMP / "key.pem"), HARNESS_KEPT=str(TMP / "kept.json"),
 )
 for name in ("HARNESS_RUN", "HARNESS_RESULTS"):
     os.environ.pop(name, None)

@@ -124,3 +124,11 @@ def test_the_command_says_nothing_when_nothing_is_due(store: Store, tmp_path: Pa
     store.close()
     assert cli.main(words) == 0 and "3 photos of people were kept for as long as was said, and are gone" in capsys.readouterr().out
     assert not photos(tmp_path) and len(photos(tmp_path, "noor")) == 3
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", "{}", '{"ledgers": {"a": {}}}', '{"ledgers": {"a": {"due": "soon"}}}', '{"ledgers": {"a": 3}}', '{"ledgers": {}, "seen": "never"}'])
+def test_a_damaged_notice_stops_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str) -> None:
+    (tmp_path / "kept.json").write_text(damaged)
+    monkeypatch.setenv("HARNESS_KEPT", str(tmp_path / "kept.json"))
+    kept.enforce()
+    assert cli.main(["--version"]) == 0 and kept.noted().get("ledgers", {}) == {}

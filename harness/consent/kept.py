@@ -21,8 +21,10 @@ def noted() -> dict[str, Any]:
     """What it says: `ledgers`, by path with `due` and `roots`, and the latest time ever `seen`; {} where there is none, or a damaged one."""
     try:
         held = json.loads(notice().read_bytes())
-        return held if isinstance(held.get("ledgers"), dict) else {}
-    except (OSError, ValueError, AttributeError):
+        for moment in [*(said["due"] for said in held["ledgers"].values()), *filter(None, [held.get("seen")])]:
+            datetime.fromisoformat(moment)
+        return held
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return {}  # it is written anew with the next photo; `harness consent sweep --ledger` does not need it
 
 

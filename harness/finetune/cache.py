@@ -56,7 +56,7 @@ def latents(pipe: DiffusionPipeline, images: ImageSet, size: int, flip: bool, fo
         key = pictures.sha256(f"{vae_hash} {digest} {CROP} {size} flip={flip}".encode())
         file = folder / f"{key}.safetensors"
         if not file.is_file():
-            atomic_write(file, tensor_file(_posterior(pipe, pictures.decode(path), size, flip), {}))
+            atomic_write(file, tensor_file(_posterior(pipe, pictures.decode(path), size, flip), {"sha256": digest}))  # a withdrawal finds it by that
         found.append(load(file.read_bytes()))
         progress({"stage": "latents", "step": i, "of": len(images)})
     return Latents(torch.stack([f["mean"] for f in found], 1), torch.stack([f["std"] for f in found], 1))
