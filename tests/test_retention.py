@@ -122,7 +122,7 @@ def test_the_command_says_nothing_when_nothing_is_due(store: Store, tmp_path: Pa
     assert cli.main(words) == 0 and capsys.readouterr().out == ""
     retention.keep(store, "mira", photos(tmp_path), [tmp_path / "root"], hours=0)
     store.close()
-    assert cli.main(words) == 0 and "3 photos of people were kept for as long as was said, and are gone" in capsys.readouterr().out
+    assert cli.main(words) == 0 and "3 photos of people were kept for as long as was said, and are gone" in "".join(capsys.readouterr())
     assert not photos(tmp_path) and len(photos(tmp_path, "noor")) == 3
 
 
