@@ -50,11 +50,12 @@ PROOFS: dict[str, Proof] = {
     "kill": Proof(
         "python benchmarks/kill.py --times 50",
         ("benchmarks/kill.py", "notebooks/00_start_here.ipynb", "harness/runs", "harness/finetune", "harness/sample", "harness/embed.py", "harness/images.py",
-         "harness/audit", "harness/report", "harness/trials/case.py", "harness/world/weights/pipeline", "harness/world/weights/clip"),
+         *(f"harness/audit/{name}.py" for name in ("__init__", "style", "copies", "tiles", "representation", "exposure", "prompts")),
+         "harness/report", "harness/trials/case.py", "harness/world/weights/pipeline", "harness/world/weights/clip"),
     ),
     "runs": Proof(
         "python benchmarks/runs.py",
-        ("benchmarks/runs.py", "harness/runs", "harness/provenance.py", "harness/params.py", "harness/cli.py", "harness/images.py"),
+        ("benchmarks/runs.py", "harness/runs", "harness/forecast", "harness/provenance.py", "harness/params.py", "harness/cli.py", "harness/images.py"),
     ),
     "impact": Proof("python benchmarks/impact.py", ("benchmarks/impact.py", "harness/consent/reach.py", "harness/consent/files.py", "harness/consent/rights.py", "harness/consent/cli.py")),
     "seal": Proof(
