@@ -206,7 +206,7 @@ def test_two_runs_make_one_dossier_that_tells_them_apart(made: Made, tmp_path: P
     assert story["consent"]["blocked"] == 16 and {"run 1: steps", "run 2: steps"} <= set(story["settings"]) and len(story["models"]) == 2
     assert [finding.subject for finding in findings if finding.question == "style"] == ["artist-21 (run 1)", "artist-21 (run 2)"]
     page = report.write(findings, story, dossier.figures(taken), tmp_path, keys.default())
-    assert "Run 2 is 00_start_here" in page.read_text() and verify.check(tmp_path).sentence.startswith("unchanged")
+    assert "Run 2: 00_start_here" in page.read_text() and verify.check(tmp_path).sentence.startswith("unchanged")
     assert {each.path.split("/")[0] for each in seal.read(tmp_path).entries} >= {made.first.name, f"{made.first.name}-2"}
 
 

@@ -55,7 +55,7 @@ def signer(pin: str, *private: Path) -> keys.Key:
 
 def findings(sources: Sequence[Source]) -> list[Finding]:
     """The findings of all runs as they stand in their tables; of several, each names its run."""
-    return [each.but(subject=f"{each.subject}{mark}") for source, mark in _marked(sources) for each in rows.findings(source.folder)]
+    return [each.but(subject=f"{each.subject} ({mark})" if mark else each.subject) for source, mark in _marked(sources) for each in rows.findings(source.folder)]
 
 
 def figures(sources: Sequence[Source]) -> list[Figure]:
@@ -67,24 +67,24 @@ def figures(sources: Sequence[Source]) -> list[Figure]:
         lost = [row["caption"] for row in source.told["figures"] if row["sha256"] not in shown]
         if lost:
             raise HarnessError(f"{source.folder / 'report.html'}: the figure {lost[0]!r} of report.json is not on the page; run its notebook again")
-        found += [Figure(shown[row["sha256"]], f"{row['caption']}{mark}", row["alt"], row["question"]) for row in source.told["figures"]]
+        found += [Figure(shown[row["sha256"]], f"{_begin(mark)}{row['caption']}", row["alt"], row["question"]) for row in source.told["figures"]]
     return found
 
 
 def _marked(sources: Sequence[Source]) -> list[tuple[Source, str]]:
-    """Each run with the words that tell it from the others; a single one needs none."""
-    return [(source, f" (run {number})" if len(sources) > 1 else "") for number, source in enumerate(sources, 1)]
+    """Each run with what tells it from the others ("run 2"); a single one needs nothing."""
+    return [(source, f"run {number}" if len(sources) > 1 else "") for number, source in enumerate(sources, 1)]
 
 
 def story(sources: Sequence[Source]) -> dict[str, Any]:
     """The story of the dossier: what each run's report and manifest tell, side by side."""
-    told = [(each, facts.from_manifest(each.manifest), mark.strip(" ()")) for each, mark in _marked(sources)]
+    told = [(each, facts.from_manifest(each.manifest), mark) for each, mark in _marked(sources)]
     titles = "; ".join(dict.fromkeys(source.told["title"] for source in sources))
     parts: dict[str, Any] = {"title": f"Dossier: {titles}", "purpose": purpose(sources), "lead": LEAD, "made": _made(told),
                              "questions": {key: text for each in sources for key, text in each.told.get("questions", {}).items()},
                              "limits": _once([*LIMITS, *(text for each in sources for text in each.told.get("limits", ()))]),
-                             "methods": [f"{source.words}: its outputs were held against the hashes in its manifest and against its seal, then taken as they are."
-                                         for source in sources]}
+                             "methods": [f"{each.words}: its outputs were held against the hashes in its manifest{' and against its seal' * each.sealed}, then taken as they are."
+                                         for each in sources]}
     parts |= {"settings": _labelled([(mark, source.told.get("settings") or more["settings"]) for source, more, mark in told]),
               "compute": _labelled([(mark, {**source.told.get("compute", {}), **more["compute"]}) for source, more, mark in told]),
               "cost": _labelled([(mark or "the run", cost(each)) for each, _, mark in told])}
@@ -100,7 +100,12 @@ def purpose(sources: Sequence[Source]) -> str:
 
 
 def _made(told: Sequence[tuple[Source, Mapping[str, Any], str]]) -> str:
-    return " ".join(f"{f'{mark[0].upper()}{mark[1:]} is ' if mark else ''}{source.words}: {source.told.get('made', '')}".strip() for source, _, mark in told)
+    return " ".join(f"{_begin(mark)}{source.words}; {source.told.get('made', '')}".strip("; ") for source, _, mark in told)
+
+
+def _begin(mark: str) -> str:
+    """Run 2 and a colon, for the beginning of a sentence; nothing for a single run."""
+    return f"{mark.capitalize()}: " if mark else ""
 
 
 def _labelled(parts: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:

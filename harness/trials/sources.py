@@ -49,6 +49,11 @@ class Source:
         return f"{self.manifest['notebook']}, run {self.manifest['id']}"
 
     @property
+    def sealed(self) -> bool:
+        """Whether its report has a seal."""
+        return (self.folder / "seal.json").is_file()
+
+    @property
     def consent(self) -> Mapping[str, Any] | None:
         """What the gate answered it, if it was asked."""
         return self.manifest["notes"].get("consent")
@@ -134,10 +139,10 @@ def table(sources: Sequence[Source]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame([{"run": each.name, "notebook": each.manifest["notebook"], "id": each.manifest["id"],
-                          "manifest_sha256": sha256(each.folder / manifest.NAME), "root": _root(each.folder)} for each in sources], dtype=object)
+                          "manifest_sha256": sha256(each.folder / manifest.NAME), "root": _root(each)} for each in sources], dtype=object)
 
 
-def _root(folder: Path) -> str:
+def _root(source: Source) -> str:
     from harness.report import seal
 
-    return seal.read(folder).root if (folder / seal.NAME).is_file() else ""
+    return seal.read(source.folder).root if source.sealed else ""
