@@ -204,11 +204,11 @@ def _fitted(way: _Way) -> float:
     best, window = FAR, way.window
     for done, haze in enumerate(HAZE):
         inside, other = _overlaid(way, window, haze)
-        left, guess = _explain(inside, other[0], 1 if haze else 3)
+        left, guess = _explain(inside, other[0])
         if done >= PATIENCE and _core(left**2).mean() > HOPELESS * (_core(other[0]).var() + 1e-4):
             break
         if not haze:
-            best = min(best, _worst(left, other[0]), _worst(_explain(other, inside[0], 3)[0], inside[0]))
+            best = min(best, _worst(left, other[0]), _worst(_explain(other, inside[0])[0], inside[0]))
         window = _moved(window, left, guess)
     return best
 
@@ -227,12 +227,12 @@ def _seen_through(colours: np.ndarray, window: np.ndarray, blur: np.ndarray) -> 
     return down @ colours @ across.T
 
 
-def _explain(colours: np.ndarray, light: np.ndarray, rounds: int) -> tuple[np.ndarray, np.ndarray]:
+def _explain(colours: np.ndarray, light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(left over, guess), each (SIDE, SIDE): `light` as a quadratic of `colours`; after the first round outliers count less."""
     y, b, r = colours.reshape(3, -1).astype(np.float64)
     terms = np.stack([np.ones_like(y), y, b, r, y * y, y * b, y * r, b * b, b * r, r * r])
     weighted = terms
-    for _ in range(rounds):
+    for _ in range(3):
         guess = np.linalg.solve(weighted @ terms.T + 1e-3 * np.eye(10), weighted @ light.ravel()) @ terms
         left = light.ravel() - guess
         weighted = terms / (1 + (left / (1.5 * np.median(np.abs(left)) + 0.01)) ** 2)
