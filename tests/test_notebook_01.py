@@ -59,11 +59,20 @@ def test_a_rewritten_history_is_found_and_a_whole_forgery_by_the_pin(run: Path) 
 
 
 def test_the_copy_under_another_name_is_found_and_my_work_is_in_here(run: Path) -> None:
+    (twice,) = table(run, "near_duplicates.csv").to_dict("records")
+    assert {twice["file"], twice["other"]} == {"artist-21-0.png", "artist-25-4.png"}
+    mine, strange = table(run, "mine.csv"), table(run, "not-in-here.csv")
+    assert len(mine) == 4 and (mine["answer"] == "yes").all() and mine["file"].isin([f"artist-21-{i}.png" for i in range(4)] + ["artist-25-4.png"]).all()
+    assert len(strange) == 20 and (strange["answer"] == "yes").sum() <= 1
     told = (run / "notebook.ipynb").read_text(encoding="utf-8")
-    assert "artist-21-0.png and artist-25-4.png" in told and "in here: artist-21-0.png artist-25-4.png" in told
-    asked = table(run, "is-it-in-here.csv").set_index("asked about")
-    assert asked["share"].iloc[0] >= 0.9 and asked["share"].iloc[1] <= 0.05 < asked["high"].iloc[1]
-    assert set(table(run, "shares.csv")["by"]) == {"from", "licence", "made by", "belongs to"} and len(table(run, "filter.csv")) > 10
+    assert "Tried here on 20 changed copies" in told and "Of 20 works 0 are in the folder" in told
+
+
+def test_shares_signals_filter_and_search_say_what_was_planted(run: Path) -> None:
+    shares = table(run, "shares.csv").set_index("value")["pictures"]
+    assert shares["gallery.example"] == 20 and shares["mirror.example"] == 1 and shares[roles.CLIENT] == 4
+    assert set(table(run, "signals.csv")["file"]) == {"artist-22-1.png", "artist-25-0.png"} and len(table(run, "filter.csv")) > 10
+    assert table(run, "search-by-picture.csv")["file"].iloc[0] == "person-a-0.png" and len(table(run, "search-by-words.csv")) == 6
 
 
 def test_the_withdrawal_reaches_everything_and_changed_copies_are_caught(run: Path) -> None:
@@ -95,4 +104,4 @@ def test_the_report_is_whole_and_nothing_private_is_in_the_run(run: Path) -> Non
     for path in run.rglob("*"):
         if path.suffix in TEXTS:
             text = path.read_text(encoding="utf-8")
-            assert "PRIVATE KEY" not in text and "likeness-house-" not in text, path.name
+            assert "PRIVATE KEY" not in text and str(run.parent.parent) not in text.replace(str(run), ""), path.name

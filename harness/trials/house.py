@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageOps
 
 from harness import plots, stats
+from harness.audit.corpus import Answer
 from harness.consent import cards, tombstone
 from harness.consent.gate import Decision
 from harness.consent.ledger import Record
 from harness.consent.reach import Reach
-from harness.consent.search import Answer
 from harness.finetune import Adapter, Lora, lora
-from harness.images import ImageSet, atomic_write, sha256, write_set
+from harness.images import ImageSet, atomic_write, save_png, sha256, write_csv, write_set
 from harness.report import Figure
 from harness.runs import manifest
 from harness.runs.folders import add_works
@@ -39,7 +39,10 @@ from harness.world.captions import prompt
 from harness.world.render import works
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+
+    from harness.consent.search import Answer as Searched
 
 HAND, AVATARS = "house-style", "house-avatars"
 SHORT = (("nearly the same", "a copy"), ("in the file", "the file says no"), ("opt-out list", "ai.txt says no"), ("expired", "time is over"),
@@ -173,6 +176,23 @@ def sheets(decision: Decision, images: ImageSet, columns: int) -> dict[str, Imag
     return {name: plots.contact_sheet(part, words[name], columns) for name, part in parts.items() if len(part)}
 
 
+def keep(answer: Answer, images: ImageSet, place: Path) -> str:
+    """Write the table and the pictures of what was asked of a folder; returns its words without the machine's name for that folder."""
+    write_csv(place / f"{answer.name}.csv", answer.table)
+    for i, picture in enumerate(answer.pictures.values(), 1):
+        save_png(place / f"{answer.name}{f'-{i}' if i > 1 else ''}.png", picture)
+    return answer.words.replace(str(images.folder), "the folder")
+
+
+def passing(matches: np.ndarray, images: ImageSet) -> pd.DataFrame:
+    """Of each artist's or person's pictures the share that passes a filter which keeps half of all."""
+    import numpy as np
+    import pandas as pd
+
+    passed = pd.Series(matches >= np.median(matches)).groupby(images.table["artist"].to_numpy())
+    return passed.agg(pictures="size", passing="mean").rename_axis("artist or person").reset_index().round(2)
+
+
 def ledger_table(records: Iterable[Record]) -> pd.DataFrame:
     """The ledger as a person reads it: one line for each decision, with all uses that it is about."""
     import pandas as pd
@@ -194,7 +214,7 @@ def impact(found: Reach, house: House) -> pd.DataFrame:
                         columns=["kind", "file", "action", "then", "why"])
 
 
-def searched(answers: Mapping[str, Answer], house: House) -> pd.DataFrame:
+def searched(answers: Mapping[str, Searched], house: House) -> pd.DataFrame:
     """For each search the number of files in which something was found, and how; the ledger's own journal counts as the ledger."""
     import pandas as pd
 

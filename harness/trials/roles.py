@@ -97,7 +97,8 @@ def data(house: House) -> tuple[ImageSet, cards.Card]:
     """Draw works and photos into `house/data` with samples.csv and a data card; returns both as they read."""
     import pandas as pd
 
-    drawn = [*_works(house), *_photos(house), _borrowed(house)]
+    drawn = [*_works(house), *_photos(house)]
+    drawn.append(_borrowed(house, next(picture for picture, row in drawn if row["artist"] == NO)))
     table = pd.DataFrame([row for _, row in drawn])
     table.insert(0, "file", [f"{row.artist}-{row.number}.png" for row in table.itertuples()])
     folder = house.root / "data"
@@ -132,12 +133,11 @@ def _photos(house: House) -> Iterator[tuple[Image.Image, dict[str, Any]]]:
                                      "source": "handed in", "rights_holder": name}
 
 
-def _borrowed(house: House) -> tuple[Image.Image, dict[str, Any]]:
+def _borrowed(house: House, picture: Image.Image) -> tuple[Image.Image, dict[str, Any]]:
     """A mirrored crop of a work of the artist who said no, handed in under the name of one who said yes."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    pixels = works(artist(NO), house.works, seed=house.seed)[0][0]
-    return ImageOps.mirror(Image.fromarray(pixels).crop((2, 4, 60, 62))), {
+    return ImageOps.mirror(picture.crop((2, 4, 60, 62))), {
         "artist": NAMELESS, "number": house.works, "depicts": "", "caption": prompt(TOKEN), "licence": world.spdx(credit(artist(NAMELESS).style).licence),
         "source": "https://mirror.example/found.png", "rights_holder": NAMELESS}
 
