@@ -57,7 +57,15 @@ PROOFS: dict[str, Proof] = {
         "python benchmarks/runs.py",
         ("benchmarks/runs.py", "harness/runs", "harness/forecast", "harness/provenance.py", "harness/params.py", "harness/cli.py", "harness/images.py"),
     ),
-    "impact": Proof("python benchmarks/impact.py", ("benchmarks/impact.py", "harness/consent/reach.py", "harness/consent/files.py", "harness/consent/rights.py", "harness/consent/cli.py")),
+    "near_duplicates": Proof(
+        "python benchmarks/near_duplicates.py",
+        ("benchmarks/near_duplicates.py", "harness/perceptual.py", "harness/world/artists.py", "harness/world/people.py", "harness/world/render.py", "harness/world/styles.py"),
+    ),
+    "corpus": Proof("python benchmarks/corpus.py", ("benchmarks/corpus.py", "harness/audit/search.py")),
+    "impact": Proof(
+        "python benchmarks/impact.py",
+        ("benchmarks/impact.py", *(f"harness/consent/{name}.py" for name in ("reach", "files", "rights", "cli"))),
+    ),
     "seal": Proof(
         "python benchmarks/seal.py",
         ("benchmarks/seal.py", "harness/report/seal.py", "harness/report/verify.py", "harness/report/redact.py", "harness/consent/keys.py"),
