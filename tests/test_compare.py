@@ -86,12 +86,63 @@ def test_crossed_clusters_cover() -> None:
     assert held / 300 >= 0.93
 
 
-def test_no_change_at_all_is_a_bound_and_not_a_zero(tmp_path: Path) -> None:
-    for number, give in enumerate((lambda i: 0.0, lambda i: float(i % 3 - 1))):
-        table = made_run.values("copies", "artist-21", KEYS, give)
-        finding = made_run.finding("copies", "artist-21", table)
-        (found,) = paired.contrasts([[finding], [finding]], [table, table])
-        assert found.estimate == 0 and found.low < -0.02 and found.high > 0.02 and found.says == paired.NOISE
+def steps(b: list[float], a: list[float], seeds: int = 2, shared: bool = False, question: str = "copies") -> paired.Contrast:
+    """The contrast of two runs' values, 12 prompts or so."""
+    keys = made_run.asked(len(a) // seeds, seeds, shared)
+    tables = [made_run.values(question, "artist-21", keys, lambda i: float(v[i])) for v in (a, b)]
+    (found,) = paired.contrasts([[made_run.finding(question, "artist-21", t)] for t in tables], tables)
+    return found
+
+
+def test_no_change_at_all_is_the_same_for_steps_too_and_its_interval_a_bound_and_no_zero() -> None:
+    for value in ([0.0] * 24, [float(i % 3 - 1) for i in range(24)]):
+        found = steps(value, value)
+        assert found.estimate == 0 and found.low < -0.02 and found.high > 0.02 and found.says == paired.SAME and "No pair changed" in found.why
+
+
+def test_values_that_swap_are_not_the_same() -> None:
+    """All 24 change, and cancel out within each prompt, or within each prompt and each seed."""
+    swap = steps([1, 0] * 12, [0, 1] * 12)
+    board = [float((i // 2 + i) % 2) for i in range(24)]
+    crossed = steps([1 - v for v in board], board, shared=True)
+    for found in (swap, crossed):
+        assert found.says == paired.NOISE and found.low < -0.2 and found.high > 0.2 and "Every value" not in found.why
+    for shared in (False, True):
+        style = steps([v + 0.25 for v in board], [1.25 - v for v in board], question="style", shared=shared)
+        assert style.says == paired.UNSURE and style.low is None and "how wide" in style.why
+
+
+def test_all_steps_up_leave_room_for_some_that_are_not() -> None:
+    for shared in (False, True):
+        found = steps([1.0] * 24, [0.0] * 24, shared=shared)
+        assert found.says == paired.DIFFERS and 0.3 < found.low < 0.9 and found.high == 1 and found.p > 0
+        assert "Every pair changed" in found.why
+
+
+def test_no_interval_of_steps_leaves_what_they_can_reach() -> None:
+    found = steps([float(i % 2) for i in range(24)], [0.0] * 24, shared=True)
+    assert -1 <= found.low and found.high == 1 and "cannot leave" in found.why
+
+
+def test_continuous_values_that_all_move_alike_cannot_tell_how_wide() -> None:
+    for shared in (False, True):
+        found = steps([i / 7 + 0.5 for i in range(24)], [i / 7 for i in range(24)], shared=shared, question="style")
+        assert (found.says, found.low, found.p) == (paired.UNSURE, None, None) and "how wide" in found.why
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+@pytest.mark.parametrize("gain", [0.97, 0.5, 0.0])
+def test_intervals_of_steps_cover(gain: float, seeds: int) -> None:
+    """60 tables of 12 prompts, two seeds of their own or three that serve all: the truth lies inside at least 95 %."""
+    rng, held = np.random.default_rng(4), 0
+    prompts = np.repeat(np.arange(12), seeds)
+    draws = np.tile(np.arange(3), 12) if seeds == 3 else np.arange(24)
+    for _ in range(60):
+        before = (rng.random(len(prompts)) < 0.3).astype(float) if not gain else np.zeros(len(prompts))
+        now = (rng.random(len(prompts)) < (gain or 0.3)).astype(float)
+        interval = paired.difference(now, before, prompts, draws)[0]
+        held += interval.low <= gain <= interval.high
+    assert held / 60 >= 0.95
 
 
 def test_bounds_of_steps_hold_the_truth() -> None:
@@ -142,10 +193,26 @@ def test_a_finding_without_rows_is_compared_by_its_interval_and_marked() -> None
     other = one.but(estimate=0.2, low=0.15, high=0.25)
     none = pd.DataFrame(columns=rows.COLUMNS)
     (found,) = paired.contrasts([[one], [other]], [none, none])
-    assert not found.paired and found.says == paired.DIFFERS and found.why.startswith("Unpaired") and found.p is None
+    assert not found.paired and found.says == paired.DIFFERS and found.why.startswith("Unpaired") and found.p < 0.001
     assert found.high - found.low == pytest.approx(2 * np.hypot(0.05, 0.05))
     (near,) = paired.contrasts([[one], [one.but(estimate=0.04)]], [none, none])
     assert near.says == paired.NOISE
+
+
+def test_unpaired_findings_are_adjusted_with_the_others() -> None:
+    """One of 40 whose two intervals just miss each other: alone it differs, among 40 it does not."""
+    table, none = made_run.values("corrected", "skin", made_run.asked(20, 2), lambda i: 0.0), pd.DataFrame(columns=rows.COLUMNS)
+    one = [made_run.finding("corrected", f"s{i}", table, low=-0.05, high=0.05) for i in range(40)]
+    other = [one[0].but(estimate=0.08, low=0.03, high=0.13), *one[1:]]
+    assert paired.contrasts([one[:1], other[:1]], [none, none])[0].says == paired.DIFFERS
+    found = paired.contrasts([one, other], [none, none])
+    assert {c.says for c in found} == {paired.NOISE} and found[0].p > 0.05
+
+
+def test_a_p_is_never_a_plain_zero_and_a_level_is_not_rounded(tmp_path: Path) -> None:
+    sides = [compare.read(run_of(tmp_path, i, by_prompt(0) + i + by_prompt(i) / 20, made_run.asked(16, 2))) for i in (1, 2)]
+    told = compare.text(compare.compare(*sides, level=0.999))
+    assert "99.9% interval" in told and "<0.001" in told and " 0.000 " not in told
 
 
 def test_rows_whose_mean_is_not_the_estimate_are_not_used_for_pairs() -> None:
@@ -269,7 +336,7 @@ class Page(HTMLParser):
 def test_the_command_prints_a_table_and_writes_a_page_that_stands_alone(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_RESULTS", str(tmp_path))
     a = run_of(tmp_path, 1, by_prompt(0))
-    b = run_of(tmp_path, 2, by_prompt(0) + 0.5, shade=9, parameters={"steps": 300})
+    b = run_of(tmp_path, 2, by_prompt(0) + 0.5 + by_prompt(1) / 20, shade=9, parameters={"steps": 300})
     assert cli.main(["compare", a.name, b.name, "--images", "5"]) == 0
     told = capsys.readouterr().out
     assert re.search(r"parameter steps +200 +300", told) and re.search(r"style: artist-21 .* differs", told)
@@ -297,6 +364,29 @@ def test_pictures_that_went_since_do_not_hinder_the_findings(tmp_path: Path) -> 
     told = compare.compare(compare.read(a), compare.read(b))
     assert len(told.contrasts) == 1 and any("No pictures of B" in c and "00003.png" in c for c in told.cautions)
     assert "img" not in Page(page.write(told, tmp_path / "page.html")).tags
+
+
+def test_findings_edited_after_the_run_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    a, b = run_of(tmp_path, 1, by_prompt(0)), run_of(tmp_path, 2, by_prompt(1))
+    table = pd.read_csv(a / "findings.csv")
+    table.assign(estimate=9.0, low=8.0, high=10.0).to_csv(a / "findings.csv", index=False)
+    assert cli.main(["compare", str(a), str(b)]) == 2
+    told = capsys.readouterr()
+    assert "findings.csv was changed after the run" in told.err and "9.000" not in told.out
+
+
+@pytest.mark.parametrize("lost", ["gone", "never written"])
+def test_without_findings_settings_and_pictures_are_compared(tmp_path: Path, lost: str) -> None:
+    a, b = run_of(tmp_path, 1, by_prompt(0)), run_of(tmp_path, 2, by_prompt(0), shade=9)
+    (a / rows.FINDINGS).unlink()
+    if lost == "never written":
+        held = json.loads((a / manifest.NAME).read_text())
+        held["outputs"].pop(rows.FINDINGS)
+        (a / manifest.NAME).write_text(json.dumps(held))
+    told = compare.compare(compare.read(a), compare.read(b))
+    assert "number" in compare.text(told) and "no finding stands in both runs" in compare.text(told)
+    assert f"No findings of A: it{'s findings.csv is gone' if lost == 'gone' else ' wrote no findings.csv'}." in told.cautions
+    assert "img" in Page(page.write(told, tmp_path / "page.html")).tags
 
 
 def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

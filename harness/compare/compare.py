@@ -35,8 +35,8 @@ class Side:
     findings: Sequence[Finding]
     rows: pd.DataFrame
     pictures: ImageSet | None
-    lacks: str
-    """why there are no pictures"""
+    lacks: Mapping[str, str]
+    """what is not there, "findings" or "pictures", and why"""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,10 @@ class Comparison:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``harness compare``."""
-    parser.add_argument("a", metavar="A", type=Path, help="a run: its folder, or the folder's name among this project's runs")
+    parser.add_argument("a", metavar="A", type=Path, help="a complete run whose files are as it wrote them: its folder, or the folder's name "
+                        "among this project's runs ($HARNESS_RESULTS, else results/runs)")
     parser.add_argument("b", metavar="B", type=Path, help="the run that is held against it; every difference is B minus A")
-    parser.add_argument("--out", type=Path, help="the page (default: compare-A-B.html beside the folder of A)")
+    parser.add_argument("--out", type=Path, help="where the page is kept, one file (default: compare-A-B.html beside the folder of A)")
     parser.add_argument("--level", type=float, default=0.95, help="level of the intervals (default: 0.95)")
     parser.add_argument("--images", type=int, default=12, help="prompts whose pictures are shown, in the order of the runs (default: 12)")
 
@@ -95,27 +96,40 @@ def find(run: Path) -> Path:
 
 
 def read(folder: Path) -> Side:
-    """A finished run's manifest, findings, rows and pictures. Raises HarnessError for a run that is not complete."""
+    """A finished run's manifest, findings, rows and pictures; a run without findings still has settings and pictures.
+
+    Raises HarnessError for a run that is not complete, or one whose files are not those that it wrote.
+    """
     from harness.runs import rows
 
     found = manifest.read(folder)
     if found["status"] != manifest.COMPLETE:
         raise HarnessError(f"{folder}: this run is {found['status']}, not complete; finish it with `harness run` first")
+    changed = [name for name, what in manifest.changed_outputs(folder).items() if what == "changed"]
+    if changed:
+        raise HarnessError(f"{folder}: {', '.join(changed[:3])} {'was' if len(changed) == 1 else 'were'} changed after the run, by the hashes in its "
+                           "manifest; compare the run as it was, or make a fresh one with `harness run --force`")
     pictures, lacks = _pictures(folder)
-    return Side(folder, found, rows.findings(folder), rows.read(folder), pictures, lacks)
+    there = (folder / rows.FINDINGS).exists()
+    lacks |= {} if there else {"findings": _gone(rows.FINDINGS, found)}
+    return Side(folder, found, rows.findings(folder) if there else [], rows.read(folder), pictures, lacks)
 
 
-def _pictures(folder: Path) -> tuple[ImageSet | None, str]:
+def _gone(name: str, found: Mapping[str, Any]) -> str:
+    return f"its {name} is gone" if name in found["outputs"] else f"it wrote no {name}"
+
+
+def _pictures(folder: Path) -> tuple[ImageSet | None, dict[str, str]]:
     """Pictures that went since, by a withdrawal say, keep nobody from comparing the findings."""
     from harness.images import open_set
     from harness.runs.rows import SAMPLES
 
     if not (folder / SAMPLES).exists():
-        return None, f"it wrote no {SAMPLES}"
+        return None, {"pictures": f"it wrote no {SAMPLES}"}
     try:
-        return open_set(folder), ""
+        return open_set(folder), {}
     except HarnessError as error:
-        return None, str(error).replace(str(folder), folder.name)
+        return None, {"pictures": str(error).replace(str(folder), folder.name)}
 
 
 def compare(a: Side, b: Side, level: float = 0.95) -> Comparison:
@@ -138,7 +152,7 @@ def _cautions(a: Side, b: Side, differing: Sequence[Setting]) -> list[str]:
     for name, side in (("A", a), ("B", b)):
         lone = [f"{f.question}: {f.subject}" for f in side.findings if f not in matched]
         said += [f"Only {name} has a finding on {'; '.join(lone)}."] if lone else []
-        said += [f"No pictures of {name}: {side.lacks}."] if side.pictures is None else []
+        said += [f"No {what} of {name}: {why}." for what, why in side.lacks.items()]
     return said
 
 
@@ -206,9 +220,9 @@ def _settings_text(differing: Sequence[Setting]) -> list[str]:
 def _findings_text(told: Comparison) -> list[str]:
     if not told.contrasts:
         return ["no finding stands in both runs"]
-    head = ("finding", "A", "B", "B − A", f"{told.level:.0%} interval", "pairs", "p", "")
+    head = ("finding", "A", "B", "B − A", f"{100 * told.level:g}% interval", "pairs", "p", "")
     rows = [(f"{c.question}: {c.subject}", number(c.a), number(c.b), signed(c.estimate), interval(c),
-             pairs(c), "" if c.p is None else f"{c.p:.3f}", c.says) for c in told.contrasts]
+             pairs(c), probability(c.p), c.says) for c in told.contrasts]
     return _columns([head, *rows]) + [""] + [f"{c.question}: {c.subject}. {c.why}" for c in told.contrasts if c.why]
 
 
@@ -229,6 +243,11 @@ def number(value: float | None) -> str:
 def signed(value: float | None) -> str:
     """A difference with its sign."""
     return f"+{number(value)}" if value is not None and value > 0 else number(value)
+
+
+def probability(p: float | None) -> str:
+    """A p with three decimals, never a plain zero; a dash for none."""
+    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def pairs(c: Contrast) -> str:

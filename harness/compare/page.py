@@ -31,7 +31,8 @@ def write(told: Comparison, out: Path, images: int = 12) -> Path:
 
     environment = Environment(loader=PackageLoader("harness.compare", "templates"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": compare.number, "signed": compare.signed, "interval": compare.interval, "pairs": compare.pairs}
+    environment.filters |= {"number": compare.number, "signed": compare.signed, "interval": compare.interval, "pairs": compare.pairs,
+                             "probability": compare.probability}
     page = environment.get_template("compare.html.j2").render(
         told=told, sides={"A": _about(told.a), "B": _about(told.b)}, bars=[bar(c.low, c.estimate, c.high) for c in told.contrasts],
         settings=[s for s in told.settings if s.kind != "code"], code=[s.name for s in told.settings if s.kind == "code"],

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DIFFERS, NOISE, UNSURE, SAME = "differs", "inside the noise", "cannot tell", "the same"
 KEY = ["prompt", "seed"]
+ROUNDING = 1e-9
+"""Widths below this share of the largest change are rounding, and stand for no width at all."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class Contrast:
     prompts: int = 0
     """prompts among them; unpaired: the fewer prompts of the two"""
     p: float | None = None
-    """p of no difference, adjusted for the number of findings (Holm); unpaired: none"""
+    """p of no difference, adjusted for the number of findings (Holm); unpaired: read off the two intervals"""
     says: str = UNSURE
-    """differs, inside the noise, the same, cannot tell"""
+    """differs, inside the noise, the same (every value of every pair), cannot tell"""
     why: str = ""
     """what that rests on"""
 
@@ -95,31 +97,55 @@ def _paired(bare: Contrast, shared: pd.DataFrame, counts: Sequence[int], level: 
     prompts = int(shared["prompt"].nunique())
     part = "" if {*counts} == {len(shared)} else f"{len(shared)} shared pairs of {counts[0]} in A and {counts[1]} in B."
     held = replace(bare, estimate=float((now - before).mean()), pairs=len(shared), prompts=prompts, why=part)
+    if (now == before).all():
+        held = replace(held, says=SAME, why=f"{part} Every value is the same.".strip())
     if prompts < 2:
-        return replace(held, why=f"{part} Only 1 prompt is shared; an interval needs more.".strip())
+        return held if held.says == SAME else replace(held, why=f"{part} Only 1 prompt is shared; an interval needs more.".strip())
     interval, p, how = difference(now, before, shared["prompt"], shared["seed"], level)
-    return replace(held, low=interval.low, high=interval.high, p=p, why=f"{held.why} {how}".strip())
+    held = replace(held, p=p, why=f"{held.why} {how}".strip())
+    return replace(held, low=interval.low, high=interval.high) if interval else held
 
 
-def difference(now: np.ndarray, before: np.ndarray, prompts: Sequence, seeds: Sequence, level: float = 0.95) -> tuple[Interval, float, str]:
+def difference(now: np.ndarray, before: np.ndarray, prompts: Sequence, seeds: Sequence,
+               level: float = 0.95) -> tuple[Interval | None, float | None, str]:
     """Mean of now - before (n,) with its interval, its p, and a word on how: clustered by prompt, or by prompt and seed.
 
     Where a seed serves several prompts its noise is shared too, and the clusters are crossed; seeds of one prompt each
-    lie inside the prompts. Values that are 0, 1 or -1 and change in few prompts get exact bounds instead.
+    lie inside the prompts. Values that are 0, 1 or -1 get exact bounds where few prompts changed, or few did not, and no
+    bound beyond what such values can reach. Other changes that show no spread have no interval and no p: None, None.
     """
     change, labels, draws = np.asarray(now - before, float), [str(p) for p in prompts], [str(s) for s in seeds]
     crossed = len({*zip(labels, draws)}) > len(set(draws)) > 1
     if crossed:
         (interval, p), how = crossed_mean(change, labels, draws, level), "Seeds serve several prompts, so the interval is clustered both ways."
     else:
-        interval, p, how = stats.paired_contrast(now, before, labels, level), stats.sign_flip_p(change, labels), ""
+        interval, p = stats.paired_contrast(now, before, labels, level), stats.sign_flip_p(change, labels)
         how = "All pairs share one seed, so the interval is about that seed." if len(set(draws)) == 1 else ""
-    changed = {label for label, step in zip(labels, change, strict=True) if step}
-    if len(changed) < stats.MIN_CLUSTERS and {*now, *before} <= {-1.0, 0.0, 1.0}:
+    narrow = interval.high - interval.low <= ROUNDING * np.abs(change).max()
+    if {*now, *before} <= {-1.0, 0.0, 1.0}:
+        interval, more = _guarded(interval, narrow, now, before, labels, level)
+        return interval, max(p, stats.sign_flip_p(change, labels)), f"{more} {how}".strip()
+    if not narrow:
+        return interval, p, how
+    alike = f"Between {'prompts or seeds' if crossed else 'prompts'} the change does not vary at all, so one cannot tell how wide the interval is."
+    return None, None, alike if change.any() else ""
+
+
+def _guarded(interval: Interval, narrow: bool, now: np.ndarray, before: np.ndarray, labels: Sequence[str], level: float) -> tuple[Interval, str]:
+    """An interval of steps, with exact bounds where few prompts moved or few stayed, within what steps can reach."""
+    reach, sides = 2.0 if min(now.min(), before.min()) < 0 else 1.0, []
+    for moved, word, none in ((now != before, "changed", "no pair changed"), (now == before, "did not change", "every pair changed")):
+        count = len({label for label, one in zip(labels, moved, strict=True) if one})
+        sides += [f"only {count} prompt{'s' * (count > 1)} {word}" if count else none] if count < stats.MIN_CLUSTERS else []
+    how = ""
+    if sides or narrow:
         exact = _steps(now, before, labels, level)
         interval = Interval(interval.estimate, min(interval.low, exact.low), max(interval.high, exact.high))
-        how = f"{f'Only {len(changed)}' if changed else 'No'} prompt{'s' * (len(changed) > 1)} changed, so the bounds are exact ones. {how}".strip()
-    return interval, p, how
+        told = " and ".join(sides) or "the change does not vary"
+        how = f"{told[0].upper()}{told[1:]}, so the bounds are exact ones."
+    if interval.low < -reach or interval.high > reach:
+        how = f"{how} They end at ±{reach:g}, which such values cannot leave." if how else f"The interval ends at ±{reach:g}, which such values cannot leave."
+    return Interval(interval.estimate, max(interval.low, -reach), min(interval.high, reach)), how
 
 
 def _steps(now: np.ndarray, before: np.ndarray, labels: Sequence[str], level: float) -> Interval:
@@ -130,10 +156,18 @@ def _steps(now: np.ndarray, before: np.ndarray, labels: Sequence[str], level: fl
     """
     change, sizes = now - before, (1, 2) if min(now.min(), before.min()) < 0 else (1,)
     each = 1 - (1 - level) / (2 * len(sizes))
-    gained = [stats.clustered_rate(change >= size, labels, each) for size in sizes]
-    lost = [stats.clustered_rate(change <= -size, labels, each) for size in sizes]
+    gained = [_rate(change >= size, labels, each) for size in sizes]
+    lost = [_rate(change <= -size, labels, each) for size in sizes]
     low = sum(g.low for g in gained) - sum(l.high for l in lost)
     return Interval(float(change.mean()), low, sum(g.high for g in gained) - sum(l.low for l in lost))
+
+
+def _rate(events: np.ndarray, labels: Sequence[str], level: float) -> Interval:
+    """A rate with exact bounds; where all pictures agree each prompt counts once, for how alike its pictures are is not seen."""
+    if events.all() or not events.any():
+        count = len(set(labels))
+        return stats.rate_interval(count * bool(events.all()), count, level)
+    return stats.clustered_rate(events, labels, level)
 
 
 def crossed_mean(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], level: float = 0.95) -> tuple[Interval, float]:
@@ -172,22 +206,31 @@ def _unpaired(bare: Contrast, one: Finding, other: Finding, sound: bool, level: 
         return replace(held, why=held.why + f" The two intervals are not both there at {level:.0%}.")
     low = math.hypot(bare.b - ends[2], ends[1] - bare.a)
     high = math.hypot(ends[3] - bare.b, bare.a - ends[0])
-    return replace(held, low=held.estimate - low, high=held.estimate + high)
+    if min(low, high) <= ROUNDING * max(abs(bare.a), abs(bare.b)):
+        return replace(held, why=held.why + " An interval without width says nothing of how wide the difference's is.")
+    p = _read_off(held.estimate, low if held.estimate > 0 else high, held.prompts, level)
+    return replace(held, low=held.estimate - low, high=held.estimate + high, p=p, why=held.why + " Its p is read off the two intervals.")
+
+
+def _read_off(estimate: float, reach: float, prompts: int, level: float) -> float:
+    """Two-sided p of an estimate whose interval reaches so far towards zero; t on the prompts less one."""
+    from scipy import stats as distributions
+
+    t = distributions.t(max(1, prompts - 1))
+    return float(2 * t.sf(abs(estimate) / reach * t.ppf((1 + level) / 2)))
 
 
 def _judged(found: Sequence[Contrast], level: float) -> list[Contrast]:
-    """Adjusts the p values together and says which differences are more than noise."""
+    """Adjusts the p values together, of pairs and of intervals, and says which differences are more than noise."""
     tested = [i for i, c in enumerate(found) if c.p is not None]
     adjusted = dict(zip(tested, stats.holm([found[i].p for i in tested]).tolist(), strict=True))
     return [_judge(replace(c, p=adjusted.get(i)), level) for i, c in enumerate(found)]
 
 
 def _judge(c: Contrast, level: float) -> Contrast:
-    if c.low is None:
+    if c.low is None or c.says == SAME:
         return c
-    if c.paired and c.low == c.high == 0:
-        return replace(c, says=SAME, why=f"{c.why} Every value is the same.".strip())
     if c.prompts < stats.MIN_CLUSTERS:
         return replace(c, why=f"{c.why} Only {c.prompts} prompts; an interval needs at least {stats.MIN_CLUSTERS}.".strip())
-    beyond = (c.low > 0 or c.high < 0) and (c.p is None or c.p <= 1 - level)
+    beyond = (c.low > 0 or c.high < 0) and c.p is not None and c.p <= 1 - level
     return replace(c, says=DIFFERS if beyond else NOISE)
