@@ -35,6 +35,7 @@ class Proof:
     "files and folders whose change makes the result stale"
 
 
+SCORERS = tuple(f"harness/audit/{name}.py" for name in ("__init__", "copies", "exposure", "prompts", "representation", "style", "tiles"))
 PROOFS: dict[str, Proof] = {
     "score": Proof(
         "harness world score",
@@ -44,14 +45,13 @@ PROOFS: dict[str, Proof] = {
     ),
     "mimicry": Proof(
         "python benchmarks/mimicry.py",
-        ("benchmarks/mimicry.py", "harness/trials/case.py", "harness/trials/controls.py", "harness/finetune", "harness/sample", "harness/audit",
+        ("benchmarks/mimicry.py", "harness/trials/case.py", "harness/trials/controls.py", "harness/finetune", "harness/sample", *SCORERS,
          "harness/embed.py", "harness/models.py", "harness/stats.py", "harness/world/hands.py", "harness/world/weights"),
     ),
     "kill": Proof(
         "python benchmarks/kill.py --times 50",
         ("benchmarks/kill.py", "notebooks/00_start_here.ipynb", "harness/runs", "harness/finetune", "harness/sample", "harness/embed.py", "harness/images.py",
-         *(f"harness/audit/{name}.py" for name in ("__init__", "style", "copies", "tiles", "representation", "exposure", "prompts")),
-         "harness/report", "harness/trials/case.py", "harness/world/weights/pipeline", "harness/world/weights/clip"),
+         *SCORERS, "harness/report", "harness/trials/case.py", "harness/world/weights/pipeline", "harness/world/weights/clip"),
     ),
     "runs": Proof(
         "python benchmarks/runs.py",
