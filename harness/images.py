@@ -32,6 +32,7 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, 
           Image.DecompressionBombError)
 # Identifiers and sentences stay text: an artist called 07 is not the number 7, a prompt "null" is not missing.
 TEXT_COLUMNS = dict.fromkeys(("file", "sha256", "prompt", "negative_prompt", "caption", "artist", "subject", "person",
+                              "creator", "depicted", "depicts", "rights_holder",
                               "scheduler", "model", "model_sha256", "adapter", "adapter_sha256", "dtype", "device"), str)
 
 

@@ -167,6 +167,20 @@ def test_descriptors_stay_only_where_the_artist_leaves_them(book: Store) -> None
     assert book.descriptors("a") == {} and book.book().left == ()
 
 
+def test_a_work_that_was_entered_by_mistake_is_nobodys(book: Store) -> None:
+    wrong = book.add([yes("a", WORKS[0])], descriptors={WORKS[0]: b"one"})
+    book.add(yes("painter", WORKS[2], depicted="a; b"))
+    book.add_photo("a", WORKS[3], "a.png")
+    assert book.works("a") == {WORKS[0], WORKS[2], WORKS[3]}
+    book.add([yes("a", WORKS[1])], replaces=wrong)
+    assert book.works("a") == {WORKS[1], WORKS[2], WORKS[3]} and book.descriptors("a") == {}
+    assert book.withdraw("a", leave_hashes=True, descriptors={WORKS[1]: b"two"}).works == book.works("a")
+    assert book.book().left == ((WORKS[1], b"two"),) and book.works("b") == {WORKS[2]}
+    mended = book.add([yes("b", WORKS[0])], descriptors={WORKS[0]: b"kept"})
+    book.add(yes("b", WORKS[0], granted="2026-02-01"), replaces=mended)
+    assert book.works("b") == {WORKS[0], WORKS[2]} and book.descriptors("b") == {WORKS[0]: b"kept"}
+
+
 def test_photos_have_their_time(tmp_path: Path, key: keys.Key) -> None:
     now = [datetime(2026, 6, 1, 12, tzinfo=UTC)]
     with open_store(tmp_path / "l.db", key, create=True, clock=lambda: now[0]) as book:

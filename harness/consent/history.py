@@ -59,6 +59,8 @@ class Standing:
 
     records: tuple[tuple[int, Record], ...]
     """Number and record, withdrawn ones included."""
+    marks: tuple[tuple[str, str, bytes], ...]
+    """Subject, work and descriptor of every work for which one is held."""
     left: tuple[tuple[str, bytes], ...]
     """Work and descriptor of what was withdrawn, where the artist left them to find copies by."""
     photos: tuple[Photo, ...]
@@ -71,22 +73,27 @@ def fold(events: Iterable[Event]) -> Standing:
     records: dict[tuple[int, str], Record] = {}
     hit: dict[int, set[tuple[int, str]]] = {}
     withdrawals: dict[int, Event] = {}
+    mistaken: set[tuple[str, str]] = set()
     for event in ordered:
         if event.kind == "record":
             for seq in event.payload.get("replaces", ()):
-                _drop(records, hit, seq)
+                mistaken |= _drop(records, hit, seq)
                 withdrawals.pop(seq, None)
             records[event.place, event.payload["use"]] = Record(**{k: v for k, v in event.payload.items() if k in FIELDS}, subject=event.subject)
         elif event.kind == "withdrawal":
             withdrawals[event.place] = event
             hit[event.place] = _withdraw(records, event)
-    return Standing(tuple((seq, record) for (seq, _), record in records.items()), _left(ordered, withdrawals), _photos(ordered))
+    marks = _marks(ordered, mistaken - {(record.subject, record.sha256) for record in records.values()})
+    return Standing(tuple((seq, record) for (seq, _), record in records.items()), marks, _left(marks, withdrawals), _photos(ordered))
 
 
-def _drop(records: dict[tuple[int, str], Record], hit: Mapping[int, set[tuple[int, str]]], seq: int) -> None:
-    """Take out a replaced record; with a replaced withdrawal also what it had withdrawn, which must not come to life again."""
-    for key in [key for key in records if key[0] == seq or key in hit.get(seq, ())]:
-        del records[key]
+def _drop(records: dict[tuple[int, str], Record], hit: Mapping[int, set[tuple[int, str]]], seq: int) -> set[tuple[str, str]]:
+    """Take out a replaced record; with a replaced withdrawal also what it had withdrawn, which must not come to life again.
+
+    Returns whose works they were about.
+    """
+    gone = [records.pop(key) for key in [key for key in records if key[0] == seq or key in hit.get(seq, ())]]
+    return {(record.subject, record.sha256) for record in gone}
 
 
 def _withdraw(records: dict[tuple[int, str], Record], event: Event) -> set[tuple[int, str]]:
@@ -102,11 +109,16 @@ def _withdraw(records: dict[tuple[int, str], Record], event: Event) -> set[tuple
     return meant
 
 
-def _left(events: list[Event], withdrawals: Mapping[int, Event]) -> tuple[tuple[str, bytes], ...]:
+def _marks(events: list[Event], mistaken: set[tuple[str, str]]) -> tuple[tuple[str, str, bytes], ...]:
+    """Descriptors, but for those of works that stood there by mistake."""
+    return tuple((event.subject, event.payload["sha256"], bytes.fromhex(event.payload["descriptor"])) for event in events
+                 if event.kind == "descriptor" and (event.subject, event.payload["sha256"]) not in mistaken)
+
+
+def _left(marks: Iterable[tuple[str, str, bytes]], withdrawals: Mapping[int, Event]) -> tuple[tuple[str, bytes], ...]:
     """Descriptors of withdrawn works whose artist left them."""
     meant = {(event.subject, event.payload["sha256"]) for event in withdrawals.values() if event.payload["left"]}
-    return tuple((event.payload["sha256"], bytes.fromhex(event.payload["descriptor"])) for event in events if event.kind == "descriptor"
-                 and meant & {(event.subject, event.payload["sha256"]), (event.subject, ALL_WORKS)})
+    return tuple((work, descriptor) for subject, work, descriptor in marks if meant & {(subject, work), (subject, ALL_WORKS)})
 
 
 def _photos(events: list[Event]) -> tuple[Photo, ...]:

@@ -152,15 +152,18 @@ class Store:
         return [(seq, record) for seq, record in self._sound().standing.records if record.subject == subject]
 
     def works(self, subject: str) -> set[str]:
-        """Hashes of the works and photos that the ledger names with the subject, as theirs or as showing them."""
-        found = self._sound()
-        named = {event.payload.get("sha256", ALL_WORKS) for event in found.events if event.subject == subject}
-        shown = {record.sha256 for _, record in found.standing.records if record.depicted and subject in record.people}
-        return {each for each in named | shown if each != ALL_WORKS}
+        """Hashes of the works and photos that the ledger names with the subject, as theirs or as showing them.
+
+        Only what stands counts: a work of which a record was replaced, because it had been entered by mistake, is not theirs.
+        """
+        now = self._sound().standing
+        named = {record.sha256 for _, record in now.records if subject in (record.subject, *record.people)}
+        held = {work for who, work, _ in now.marks if who == subject} | {photo.sha256 for photo in now.photos if photo.subject == subject}
+        return (named | held) - {ALL_WORKS}
 
     def descriptors(self, subject: str) -> dict[str, bytes]:
         """The perceptual descriptor of each of the subject's works for which one is held."""
-        return {event.payload["sha256"]: bytes.fromhex(event.payload["descriptor"]) for event in self.history(subject) if event.kind == "descriptor"}
+        return {work: descriptor for who, work, descriptor in self._sound().standing.marks if who == subject}
 
     def photos(self, subject: str | None = None, due: datetime | None = None) -> list[Photo]:
         """Photos of people that are kept; with `due` only those whose time is over by then."""
