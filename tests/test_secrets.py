@@ -6,12 +6,13 @@ import json
 import subprocess
 from pathlib import Path
 
+import nbformat
 import pytest
-from launched import FINISH, START, folders, made, no_kernel, only, results, run, write_notebook
+from launched import FINISH, START, cell, folders, made, no_kernel, only, results, run, write_notebook
 
 from harness import provenance, runs
 from harness.errors import Refused
-from harness.runs import launch
+from harness.runs import crate, kernel, launch
 
 __all__ = ["made", "no_kernel", "results"]
 # Put together here, so that scanners of this file find no token.
@@ -72,6 +73,32 @@ def test_a_report_or_table_with_a_secret_is_not_finished(made: Path, planted: li
             with pytest.raises(Refused, match=f"{Path(name).name} holds what looks like a secret"):
                 runs.Run(folder).finish()
             (folder / name).unlink()
+
+
+@pytest.mark.parametrize("name", ["out.tsv", "cfg.toml", "LOG.TXT", "deep/no-ending", "page.HTML"])
+def test_text_of_any_name_is_looked_through(made: Path, name: str) -> None:
+    folder = launch.plan(made, None, {}).folder
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(f"a\tb\n{HUB}\n")
+    with pytest.raises(Refused, match="holds what looks like a secret"):
+        runs.Run(folder).finish()
+    with pytest.raises(Refused, match="holds what looks like a secret"):
+        crate._check(folder, {"status": "complete"}, folder.parent / "out.zip")
+    (folder / name).write_bytes(b"\x89PNG\xff" + HUB.encode() if "." not in Path(name).name else b"")
+    runs.Run(folder).finish()
+
+
+@pytest.mark.parametrize("where", ["source", "text", "data", "traceback"])
+def test_a_secret_of_several_lines_reaches_no_saved_notebook(tmp_path: Path, where: str) -> None:
+    """nbformat keeps a text as a list of lines, each of which is harmless alone."""
+    lines = ["-----BEGIN RSA PRIVATE" + " KEY-----\n", "MIIEabc\n", "MIIEdef\n", "-----END RSA PRIVATE" + " KEY-----\n", "after"]
+    outputs = {"source": {}, "text": {"output_type": "stream", "name": "stdout", "text": lines}, "traceback": {"output_type": "error", "ename": "E", "evalue": "", "traceback": lines},
+               "data": {"output_type": "display_data", "metadata": {}, "data": {"text/plain": lines, "application/json": {"a": ["b"]}}}}[where]
+    found = {**cell("x = 1"), **({"source": lines} if where == "source" else {"outputs": [outputs]})}
+    kernel.Notebooks.write(json.dumps({"cells": [found], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}), str(tmp_path / "a.ipynb"))
+    text = (tmp_path / "a.ipynb").read_text()
+    assert "MIIE" not in text and "after" in text and ('"b"' in text) == (where == "data")
+    nbformat.validate(json.loads(text))
 
 
 def test_pictures_inside_a_report_are_not_mistaken_for_secrets(made: Path) -> None:

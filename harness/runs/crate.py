@@ -88,7 +88,7 @@ def _check(folder: Path, found: Mapping[str, Any], out: Path) -> None:
     if out.exists() and (out.is_dir() or out.suffix != ".zip"):
         raise HarnessError(f"{out}: is there already; name a new folder, or a file that ends in .zip")
     for path in provenance.files(folder):
-        if path.suffix in (*TEXTS, ".ipynb") and checks.secrets(path):
+        if checks.secrets(path):
             raise Refused(f"{path}: holds what looks like a secret, and a crate is passed on; take it out and run the notebook again")
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,25 +22,34 @@ RESULTS = "HARNESS_RESULTS"  # environment: where all runs lie
 WORKS, COLUMNS = "works.csv", ("sha256", "subject", "role")
 SUBJECTS = ("subject", "artist", "person")  # columns that say whose a picture is, or whom it shows
 TEXTS = (".csv", ".css", ".htm", ".html", ".js", ".json", ".jsonl", ".log", ".md", ".svg", ".txt", ".xml", ".yaml", ".yml")
+LARGEST = 64 << 20  # bytes of an output of an unknown kind that is looked through for secrets
 PICTURE = re.compile(r"base64,[A-Za-z0-9+/=\s]+")
 
 
 def results(path: Path) -> Path:
     """Where the runs of a notebook lie: ``$HARNESS_RESULTS``, else ``results/runs`` in its project."""
     chosen = os.environ.get(RESULTS)
-    return Path(chosen).expanduser().resolve() if chosen else notebooks.root(path) / "results" / "runs"
+    try:
+        chosen = str(Path(chosen).expanduser().resolve()) if chosen else ""
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a loop of links
+        raise HarnessError(f"{RESULTS}={chosen}: not a place where runs could lie ({error}); name a folder") from error
+    return Path(chosen) if chosen else notebooks.root(path) / "results" / "runs"
 
 
 def choose_folder(parent: Path, notebook: str, run_id: str, force: bool = False) -> Path:
     """The folder of a run: the latest finished one, else the latest try, else a new one; ``force``: one beside them."""
-    taken, free = [], parent / f"{notebook}-{run_id}"
-    while free.exists():
-        taken.append(free)
-        free = parent / f"{notebook}-{run_id}-{len(taken) + 1}"
+    name = f"{notebook}-{run_id}"
+    taken = _tries(parent, name)
     if force or not taken:
-        return free
-    done = [folder for folder in taken if manifest.status(folder) == manifest.COMPLETE]
-    return (done or taken)[-1]
+        return parent / (f"{name}-{max(taken) + 1}" if taken else name)
+    done = [number for number, folder in taken.items() if manifest.status(folder) == manifest.COMPLETE]
+    return taken[max(done or taken)]
+
+
+def _tries(parent: Path, name: str) -> dict[int, Path]:
+    """What lies under a run's name by number: 1 is the plain name, and there may be holes."""
+    found = [(re.fullmatch(rf"{re.escape(name)}(?:-(\d+))?", path.name), path) for path in (parent.iterdir() if parent.is_dir() else ())]
+    return {int(match[1] or 1): path for match, path in found if match}
 
 
 def is_finished(folder: Path) -> bool:
@@ -54,6 +64,14 @@ def is_finished(folder: Path) -> bool:
     return not changed and not lost_notebook(folder)
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether a run is done, as every reader of it should ask: its manifest says so, and its outputs and its notebook are what it says.
+
+    Raises HarnessError for a manifest that cannot be read.
+    """
+    return manifest.status(folder) == manifest.COMPLETE and not manifest.changed_outputs(folder) and not lost_notebook(folder)
+
+
 def lost_notebook(folder: Path) -> bool:
     """Whether a finished run lacks its saved notebook: its launcher was killed between the last cell and the saving."""
     return manifest.read(folder)["process"].get("by") == manifest.LAUNCHER and not (folder / manifest.SAVED).is_file()
@@ -61,15 +79,32 @@ def lost_notebook(folder: Path) -> bool:
 
 def clear_halves(folder: Path) -> None:
     """Remove what a killed process left half-written under a temporary name."""
-    for half in folder.rglob(".*.tmp"):
-        half.unlink(missing_ok=True)
+    for half in sorted(folder.rglob(".*.tmp")):
+        if half.is_dir() and not half.is_symlink():
+            shutil.rmtree(half, ignore_errors=True)
+        else:
+            half.unlink(missing_ok=True)
 
 
 def refuse_leaks(folder: Path, names: Iterable[str]) -> None:
-    """Raises Refused when a text file among a run's outputs holds what looks like a secret; pictures inside it are not looked at."""
+    """Raises Refused when an output that is text holds what looks like a secret; pictures inside it are not looked at.
+
+    Text is what has one of the endings in ``TEXTS``, and whatever else is UTF-8 and no larger than ``LARGEST`` bytes.
+    """
     for name in names:
-        if name.endswith(TEXTS) and provenance.is_secret(PICTURE.sub("", (folder / name).read_text(encoding="utf-8", errors="replace"))):
+        if provenance.is_secret(PICTURE.sub("", _text(folder / name))):
             raise Refused(f"{folder / name} holds what looks like a secret, and outputs are passed on; take it out of what the notebook writes")
+
+
+def _text(path: Path) -> str:
+    """What a file says; "" where it is no text."""
+    known = path.suffix.lower() in TEXTS
+    if not known and path.stat().st_size > LARGEST:
+        return ""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace" if known else "strict")
+    except UnicodeDecodeError:
+        return ""
 
 
 def add_works(folder: Path, images: ImageSet, role: str) -> Path:

@@ -14,6 +14,7 @@ from harness import provenance
 from harness.runs import child
 
 SCHEME = "likeness:"  # how papermill knows that a path is written by `Notebooks`
+TEXTS = ("source", "text", "data", "traceback")  # of cells and their outputs
 FIXED = {"PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # same seed, same bits, as far as the libraries can
 
 
@@ -80,6 +81,19 @@ def _kernel(environment: dict[str, str], lock: int) -> dict[str, Any]:
     return {"kernel_manager_class": Manager, "on_cell_start": begins, "on_cell_executed": ends}
 
 
+def _masked(value: Any) -> Any:
+    """A notebook's JSON without secrets. nbformat keeps texts as lists of lines, so they are put together first: a secret may have several."""
+    return provenance.mask(_whole(value))
+
+
+def _whole(value: Any, name: str = "") -> Any:
+    if isinstance(value, dict):
+        return {key: _whole(item, "data" if name == "data" else key) for key, item in value.items()}
+    if isinstance(value, list) and name in TEXTS and all(isinstance(line, str) for line in value):
+        return "".join(value) if name != "traceback" else ["\n".join(value)]
+    return [_whole(item) for item in value] if isinstance(value, list) else value
+
+
 class Notebooks:
     """Where papermill writes: whole files without secrets, without widgets, which viewers refuse, and without paths of this machine."""
 
@@ -92,7 +106,7 @@ class Notebooks:
         found["metadata"].pop("widgets", None)
         paths = found["metadata"].get("papermill", {})
         paths |= {name: os.path.basename(value) for name, value in paths.items() if name.endswith("_path") and isinstance(value, str)}
-        atomic_write(Path(path.removeprefix(SCHEME)), json.dumps(provenance.mask(found), indent=1, ensure_ascii=False) + "\n")
+        atomic_write(Path(path.removeprefix(SCHEME)), json.dumps(_masked(found), indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def pretty_path(cls, path: str) -> str:
