@@ -169,12 +169,11 @@ def clip_filter(images: ImageSet, index: Index, clip: Encoder, usual: Sequence[f
     """
     import pandas as pd
 
-    scores = {name: matches(images, index, clip, images.table[name]) for name in CAPTIONS if name in images.table}
-    scores = {name: values for name, values in scores.items() if np.isfinite(values).any()}
+    scores = {name: matches(images, index, clip, images.table[name]) for name in captioned(images)}
     if not scores:
         raise HarnessError(f"{images.folder}: no captions ({' or '.join(CAPTIONS)} in samples.csv), without which a CLIP filter has nothing to compare with.")
     every = np.concatenate([values[np.isfinite(values)] for values in scores.values()])
-    grid = sorted({*np.round(np.linspace(every.min(), every.max(), points), 4), *usual})
+    grid = sorted({*np.floor(1e4 * np.linspace(every.min(), every.max(), points)) / 1e4, *usual})
     rows = []
     for name, values in scores.items():
         there = np.sort(values[np.isfinite(values)])
@@ -184,10 +183,14 @@ def clip_filter(images: ImageSet, index: Index, clip: Encoder, usual: Sequence[f
     return Answer("filter", _filter_words(images, table, scores, clip, usual), table, pictures)
 
 
+def captioned(images: ImageSet) -> list[str]:
+    """The columns in which at least one picture has a caption."""
+    return [name for name in CAPTIONS if name in images.table and (images.table[name].astype(str).str.strip() != "").any()]
+
+
 def matches(images: ImageSet, index: Index, clip: Encoder, captions: Sequence[str], batch: int = 4096) -> np.ndarray:
     """float32 (n,): cosine of each picture with its caption; NaN where the caption is empty. What the CLIP does not read is cut off by it."""
-    row_of = {name: row for row, name in enumerate(index.sha256.tolist())}
-    rows = np.asarray([row_of[name.encode()] for name in images.table["sha256"]], dtype=np.int64)
+    rows = index.find(list(images.table["sha256"]))
     texts, found = np.asarray([str(text).strip() for text in captions], dtype=object), np.full(len(rows), np.nan, np.float32)
     for start in range(0, len(rows), batch):
         here = start + np.flatnonzero(texts[start:start + batch] != "")
@@ -204,7 +207,7 @@ def _curve(table: pd.DataFrame, usual: Sequence[float]) -> Image.Image:
         axes.plot(group["threshold"], 100 * group["share"], color=colour, linewidth=2, label=f"column {name}")
     for threshold in usual:
         axes.axvline(threshold, color=plots.ORANGE, linewidth=1, linestyle="--", label=None if threshold != usual[0] else
-                     " and ".join(f"{t:g}" for t in usual) + ", set for another CLIP")
+                     " and ".join(f"{t:g}" for t in usual) + ", chosen for OpenAI's ViT-B/32")
     axes.set(xlabel="threshold on the cosine of picture and caption", ylabel="percent of pictures kept", ylim=(0, 105))
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.1)
     return plots._drawn(figure)
@@ -226,8 +229,8 @@ def _filter_words(images: ImageSet, table: pd.DataFrame, scores: Mapping[str, np
         cut = sum(search.is_cut(clip, text) for text in {str(text) for text in images.table[name]})
         parts.append(f"By the column {name}, a filter keeps {kept} of {len(there):,} pictures (half of them at {np.median(there):.3f}); "
                      f"{len(values) - len(there):,} have no caption there, and {cut:,} captions are longer than this CLIP reads, so that their ends do not count")
-    return (". ".join(parts) + f". A threshold belongs to one CLIP: {usual[0]:g} and {usual[-1]:g} were set by eye for OpenAI's ViT-B/32 (LAION-5B and LAION-400M), and "
-            f"say nothing about this one ({clip.sha256[:12]}), whose cosines lie elsewhere. What a filter drops is what this CLIP does not recognise, not what is bad.")
+    return (". ".join(parts) + f". A threshold belongs to one CLIP: {' and '.join(f'{t:g}' for t in usual)} were chosen by looking at what OpenAI's ViT-B/32 keeps (LAION-5B and "
+            f"LAION-400M); these cosines are of the CLIP {clip.sha256[:12]}, and another one's lie elsewhere. What a filter drops is what the CLIP does not recognise, not what is bad.")
 
 
 # --- nearest, and opted out -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from harness.audit.corpus import Answer, rows_of, sheet
 from harness.audit.search import Index
 from harness.embed import Encoder
 from harness.errors import HarnessError
-from harness.images import ImageSet, decode
+from harness.images import ImageSet, decode, read_table
 from harness.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ NEIGHBOURS = 8
 TRIED = 12
 """Pictures whose changed copies are asked for, to see how often the search misses."""
 QUERIES, HELD, PAIRS = 1024, 4096, 12
+PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published" / "near_duplicates.csv"
 
 
 def _crop(picture: Image.Image) -> Image.Image:
@@ -218,13 +220,31 @@ def _missed_words(measured: pd.DataFrame | None) -> str:
             + ". That holds for pictures like these and changes like these; redrawing, collage and stronger crops were not tried.")
 
 
-def published() -> str:
-    """The error of the comparison of two pictures, as measured once for everybody, or that it was not."""
-    return ""
+def published(path: Path = PUBLISHED) -> str:
+    """The error of the comparison of two pictures as published (benchmarks/near_duplicates.py), or that it was not measured.
+
+    Raises HarnessError for a table of another form.
+    """
+    if not path.is_file():
+        return f"How often the comparison of two pictures errs was not measured ({path.name} is not there)."
+    table = read_table(path)
+    if not {"kind", "copies", "method", "threshold", "size", "share", "low", "high"} <= set(table):
+        raise HarnessError(f"{path}: not the table of benchmarks/near_duplicates.py; measure it again.")
+    rows = table[table["method"] == "harness.perceptual"]
+    if rows.empty or not np.allclose(rows["threshold"], perceptual.NEAR):
+        return f"How often the comparison of two pictures errs was measured at another threshold than {perceptual.NEAR:g}, and says nothing about this one."
+    copies = rows["copies"].astype(str) == "True"
+    found, alarm = rows[copies].loc[rows[copies]["share"].idxmin()], rows[~copies].loc[rows[~copies]["share"].idxmax()]
+    return (f"The comparison of two pictures by itself, measured on drawn portraits: it recognises {_share(found)} of the copies that it recognises worst ({found.kind}, "
+            f"{found['size']} px), and takes for a copy {_share(alarm)} of the other pictures that it confuses most ({alarm.kind}, {alarm['size']} px).")
 
 
-def pair_sheet(pairs: Sequence[tuple[Any, Any, str]]) -> Image.Image:
+def _share(row: pd.Series) -> str:
+    return f"{100 * row.share:.1f} % ({100 * row.low:.1f}–{100 * row.high:.1f})"
+
+
+def pair_sheet(pairs: Sequence[tuple[Path, Path, str]]) -> Image.Image:
     """The first pairs (file, other file, what they are), two pictures each."""
     shown = list(pairs)[:PAIRS]
     return sheet([path for one, other, _ in shown for path in (one, other)],
-                 [words for one, other, how in shown for words in (f"{one.name}", f"{other.name} · {how}")], columns=6)
+                 [words for one, other, how in shown for words in (one.name, f"{how} · {other.name}")], columns=6)

@@ -14,7 +14,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +22,13 @@ import numpy as np
 
 from harness.embed import Embeddings, Encoder, embed
 from harness.errors import HarnessError
-from harness.images import ImageSet, atomic_write
+from harness.images import ImageSet, atomic_write, sha256
 from harness.progress import printer
 
 KEEP = 4096
 """Pictures in one file of vectors; a pass that was killed goes on from the last whole file."""
 BLOCK = 16384
-"""Rows of an array that are searched at a time (a multiple of FAISS's own blocks, so that sums are formed in the same order)."""
+"""Rows that are searched at a time (a multiple of FAISS's own blocks, so that sums are formed in the same order)."""
 # A zip's local header (30 bytes) and name "vectors.npy" (11); this extra field brings the array to byte 64.
 _PAD = struct.pack("<HH19x", 0x6C68, 19)
 
@@ -41,17 +41,21 @@ class Block:
     """float32 (n, d), or file, first byte, n, d"""
     keep: np.ndarray | None = None
     """rows that count; None for all"""
+    stamp: tuple[int, int] | None = None
+    """of the file when it was opened: a withdrawal may rewrite it meanwhile"""
 
     def __len__(self) -> int:
         rows = len(self.source) if isinstance(self.source, np.ndarray) else self.source[2]
         return rows if self.keep is None else len(self.keep)
 
     def open(self) -> np.ndarray:
-        """float32 (n, d); mapped anew for each use, so that what was read does not stay in memory."""
+        """float32 (n, d); mapped anew for each use, so that what was read does not stay in memory. Raises HarnessError for a changed file."""
         if isinstance(self.source, np.ndarray):
             whole = self.source
         else:
             path, offset, rows, dim = self.source
+            if not path.is_file() or self.stamp not in (None, _stamp(path)):
+                raise HarnessError(f"{path}: changed since the index was opened (a withdrawal does that); run this again.")
             whole = np.memmap(path, np.float32, "r", offset, (rows, dim))
         return whole if self.keep is None else whole[self.keep]
 
@@ -63,7 +67,7 @@ class Index:
     blocks: tuple[Block, ...]
     """the vectors"""
     sha256: np.ndarray
-    """(n,) of 64 ASCII bytes each; `names` gives text"""
+    """(n,) of 32 bytes each; `names` gives text, `find` the rows of names"""
     clip_sha256: str
     """hash of the weights that made them"""
     dim: int
@@ -74,7 +78,16 @@ class Index:
 
     def names(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """Hashes of some rows, as text."""
-        return [name.decode() for name in self.sha256[np.asarray(rows, dtype=np.int64)]]
+        return [name.ljust(32, b"\0").hex() for name in self.sha256[np.asarray(rows, dtype=np.int64)].tolist()]
+
+    def find(self, names: Sequence[str]) -> np.ndarray:
+        """int64 (m,): the rows of some hashes. Raises HarnessError for one that is not in the index."""
+        order, wanted = np.argsort(self.sha256, kind="stable"), _digests(names)
+        rows = order[np.searchsorted(self.sha256, wanted, sorter=order).clip(0, len(self) - 1)] if len(self) else np.zeros(len(wanted), np.int64)
+        strange = np.flatnonzero(self.sha256[rows] != wanted) if len(self) else np.arange(len(wanted))
+        if len(strange):
+            raise HarnessError(f"{len(strange)} pictures are not in the index, the first is {names[strange[0]][:12]}; build it from the same folder.")
+        return rows
 
     def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """float32 (m, d): some rows, in the order given; only they are read."""
@@ -124,11 +137,18 @@ def nearest(queries: np.ndarray, vectors: Index | np.ndarray, k: int, threads: i
 
 
 def _arrays(vectors: Index | np.ndarray) -> Iterator[np.ndarray]:
-    """float32 blocks, one after the other."""
-    if isinstance(vectors, Index):
-        yield from (block.open() for block in vectors.blocks if len(block))
-    else:
+    """float32 arrays of about `BLOCK` rows, one after the other; smaller blocks are put together, as FAISS is slow on those."""
+    if not isinstance(vectors, Index):
         yield from (np.ascontiguousarray(vectors[i:i + BLOCK], dtype=np.float32) for i in range(0, len(vectors), BLOCK))
+        return
+    waiting: list[np.ndarray] = []
+    for block in vectors.blocks:
+        waiting += [block.open()] if len(block) else []
+        if sum(map(len, waiting)) >= BLOCK:
+            yield waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield waiting[0] if len(waiting) == 1 else np.concatenate(waiting)
 
 
 @contextmanager
@@ -163,9 +183,20 @@ def is_cut(clip: Encoder, text: str) -> bool:
     return not bool((tokenizer([text], context_length=len(read) + 1)[0][:len(read)] == read).all())
 
 
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file is replaced."""
+    said = path.stat()
+    return said.st_ino, said.st_mtime_ns
+
+
+def _digests(names: Sequence[str]) -> np.ndarray:
+    """Hashes as 32 bytes each: a million of them are 32 MB."""
+    return np.frombuffer(bytes.fromhex("".join(names)), "S32")
+
+
 def index_of(seen: Embeddings) -> Index:
     """An Index over vectors that are in memory; of pictures that stand in the set twice it has one."""
-    names, rows = np.unique(np.asarray(seen.sha256, dtype="S64"), return_index=True)
+    names, rows = np.unique(_digests(seen.sha256), return_index=True)
     dim = seen.vectors.shape[1]
     return Index((Block(np.ascontiguousarray(seen.vectors[rows], dtype=np.float32)),), names, seen.clip_sha256, dim)
 
@@ -178,22 +209,18 @@ def build(images: ImageSet, clip: Encoder, folder: Path, progress: Callable[[Map
     """
     if not len(images):
         raise HarnessError(f"{images.folder}: no picture to embed.")
-    show, held = progress or printer(), _read(Path(folder), clip)
-    wanted = np.unique(images.table["sha256"].to_numpy(dtype="S64"))
-    first = ~images.table["sha256"].duplicated().to_numpy()
-    known = np.isin(images.table["sha256"].to_numpy(dtype="S64"), held.sha256)
-    fresh = np.flatnonzero(first & ~known)
+    show, held = progress or printer(), open_index(Path(folder), clip)
+    wanted, first = np.unique(_digests(list(images.table["sha256"])), return_index=True)
+    fresh = np.sort(first[~np.isin(wanted, held.sha256)])
     for start in range(0, len(fresh), KEEP):
         part = ImageSet(images.folder, images.table.iloc[fresh[start:start + KEEP]].reset_index(drop=True))
         write(Path(folder), embed(part, clip, progress=lambda event, base=start: show(event | {"step": base + event["step"], "of": len(fresh)})))
-    return _only(_read(Path(folder), clip) if len(fresh) else held, wanted)
+    return _only(open_index(Path(folder), clip) if len(fresh) else held, wanted)
 
 
 def write(folder: Path, seen: Embeddings) -> Path:
     """One file of vectors, whole or not at all; named by what is in it."""
-    import hashlib
-
-    name = hashlib.sha256("".join(seen.sha256).encode()).hexdigest()[:16]
+    name = sha256("".join(seen.sha256).encode())[:16]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as out:
         arrays = {"vectors": np.ascontiguousarray(seen.vectors, dtype="<f4"), "sha256": np.asarray(seen.sha256, dtype="U64"), "clip_sha256": np.str_(seen.clip_sha256)}
@@ -205,9 +232,12 @@ def write(folder: Path, seen: Embeddings) -> Path:
     return atomic_write(folder / f"index-{name}.npz", buffer.getvalue())
 
 
-def _read(folder: Path, clip: Encoder) -> Index:
-    """Everything that a folder of vectors holds; each picture once."""
-    blocks, names, dim = [], [np.zeros(0, "S64")], clip.dim
+def open_index(folder: Path, clip: Encoder) -> Index:
+    """Everything that a folder of vectors holds, each picture once; empty where there is nothing yet.
+
+    Every vector is read and checked. Raises HarnessError for a damaged file, one of another CLIP, and values that are not numbers.
+    """
+    blocks, names, dim = [], [np.zeros(0, "S32")], clip.dim
     for path in sorted(folder.glob("index-*.npz")):
         block, held, owner = _file(path)
         if owner != clip.sha256:
@@ -235,7 +265,7 @@ def _only(index: Index, wanted: np.ndarray) -> Index:
         return index
     for block in index.blocks:
         here = np.flatnonzero(keep[start:start + len(block)])
-        blocks.append(block if len(here) == len(block) else Block(block.source, here if block.keep is None else block.keep[here]))
+        blocks.append(block if len(here) == len(block) else replace(block, keep=here if block.keep is None else block.keep[here]))
         start += len(block)
     return Index(tuple(blocks), index.sha256[keep], index.clip_sha256, index.dim)
 
@@ -244,9 +274,9 @@ def _file(path: Path) -> tuple[Block, np.ndarray, str]:
     """Block, hashes and CLIP of one file; vectors that lie packed in it (a withdrawal has rewritten it) are read into memory."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            names, owner = np.asarray(stored["sha256"], dtype="S64"), str(stored["clip_sha256"])
-            place = _place(path)
-            return Block(place if place else np.ascontiguousarray(stored["vectors"], dtype=np.float32)), names, owner
+            names, owner = _digests(stored["sha256"].tolist()), str(stored["clip_sha256"])
+            stamp, place = _stamp(path), _place(path)
+            return Block(place or np.ascontiguousarray(stored["vectors"], dtype=np.float32), stamp=stamp), names, owner
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, struct.error) as error:
         raise HarnessError(f"{path}: not a file of vectors ({error}); delete it, it will be made again.") from error
 
