@@ -54,13 +54,41 @@ def test_what_is_not_known_is_none_with_the_reason(tmp_path: Path, capsys: pytes
     assert "did not end" in actual["flops"]["method"] and "energy: not known" in capsys.readouterr().out
 
 
-def test_a_run_that_went_on_says_that_only_its_last_part_is_counted(tmp_path: Path) -> None:
-    found = facts()
-    folder = put(tmp_path / "run", found)
-    assert "last attempt" not in costs.after(folder, found)["method"]
-    found["timings"]["attempts"] = 2
-    assert "last attempt alone" in costs.after(folder, found)["method"]
-    assert "declares no work" in costs.after(folder, found)["flops"]["method"]
+def attempt(folder: Path, number: int, status: str, seconds: float | None, told: bool = True) -> dict:
+    """One attempt at a run, as the launcher makes it: what went before is read, then the manifest is begun anew, then it ends."""
+    found = facts(status=status, predicted={"earlier": costs.earlier(folder)} if told else {}, actual={})
+    found["timings"] |= {"seconds": seconds, "attempts": number}
+    folder.mkdir(exist_ok=True)
+    (folder / "manifest.json").write_text(json.dumps(found))
+    if seconds is not None and told:
+        found["actual"] = costs.after(folder, found, 3.6)
+        (folder / "manifest.json").write_text(json.dumps(found))
+    return found["actual"]
+
+
+def test_a_run_that_went_on_counts_all_its_attempts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = attempt(tmp_path / "run", 1, "failed", 100)
+    assert "attempts" not in first["method"] and "declares no work" in attempt(tmp_path / "other", 1, "complete", 1)["flops"]["method"]
+    capsys.readouterr()
+    attempt(tmp_path / "run", 2, "failed", 200)
+    third = attempt(tmp_path / "run", 3, "complete", 50)
+    assert (third["seconds"], third["energy"]["joules"], third["at_least"]) == (350, 350 * 65, []) and third["cost"] == pytest.approx(0.35)
+    assert [each["seconds"] for each in third["attempts"]] == [100, 200, 50] and "summed over 3 attempts" in third["method"]
+    out = capsys.readouterr().out
+    assert "took 5 min 50 s over 3 attempts" in out and "Wh over 3 attempts" in out and "cost: 0.35 over 3 attempts" in out and "at least" not in out
+
+
+@pytest.mark.parametrize("lost", ["killed", "begun in a notebook"])
+def test_what_a_lost_attempt_took_makes_the_sum_a_lower_bound(tmp_path: Path, capsys: pytest.CaptureFixture[str], lost: str) -> None:
+    attempt(tmp_path / "run", 1, "failed", 100)
+    attempt(tmp_path / "run", 2, "running", None, told=lost == "killed")
+    capsys.readouterr()
+    last = attempt(tmp_path / "run", 3, "complete", 50)
+    assert len(last["attempts"]) == 3 and "joules" in last["at_least"] and "lower bounds" in last["method"]
+    assert last["seconds"] == (150 if lost == "killed" else 50)
+    out = capsys.readouterr().out
+    assert f"took at least {'2 min 30 s' if lost == 'killed' else '50 s'} over 3 attempts" in out and "energy: at least" in out and "cost: at least" in out
+    assert "at least" in energy.line(last["energy"])
 
 
 @pytest.mark.parametrize("word", ["much", "-1", "nan", "inf", "1,5"])

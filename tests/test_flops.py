@@ -149,5 +149,5 @@ def test_the_miniature_is_counted_without_importing_torch_here() -> None:
     import subprocess
     import sys
 
-    code = "import sys; from harness.runs import flops; flops.configuration('miniature'); assert not {'torch', 'numpy', 'diffusers'} & set(sys.modules)"
+    code = "import sys; from harness.forecast import flops; flops.configuration('miniature'); assert not {'torch', 'numpy', 'diffusers'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=provenance.PACKAGE.parent).returncode == 0

@@ -44,10 +44,12 @@ def spent(before: Mapping[str, Any] | None, seconds: float | None) -> dict[str, 
 
 
 def line(found: Mapping[str, Any]) -> str:
-    """Energy in one line, never without its method."""
+    """Energy in one line, never without its method; a sum over several attempts (``attempts``, ``at_least``) is called one."""
     if found["joules"] is None:
         return f"energy: not known ({found['method']})"
-    return f"energy: {found['joules'] / JOULES_PER_WH:.3g} Wh ({found['method']})"
+    least = "at least " if found.get("at_least") else ""
+    over = f" over {found['attempts']} attempts" if found.get("attempts", 1) > 1 else ""
+    return f"energy: {least}{found['joules'] / JOULES_PER_WH:.3g} Wh{over} ({found['method']})"
 
 
 def assumed_watts() -> tuple[float, str]:

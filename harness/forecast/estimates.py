@@ -17,8 +17,9 @@ from harness.runs.notebooks import Notebook
 GIB = 1 << 30
 # What Python, torch and the libraries hold before any model: the miniature's first notebook peaks 1.0 GiB above its counted bytes.
 HOST_BASE, GPU_BASE, SLACK = 1.0 * GIB, 0.6 * GIB, 1.2
+SURE = 0.8  # the share of that without which none was seen to run: the leanest of the miniature's runs held 0.86 GiB above its counted bytes
 FIXED = (5.0, 25.0, 90.0)  # seconds of a run that do not grow with its operations: imports, rendering, audits, the report
-NARROW, WIDE, WIDEST = 1.25, 3.0, 10.0  # factors either way
+NARROW, WIDE = 1.25, 3.0  # factors either way
 PICTURE_BASE = 20 << 20
 
 
@@ -181,13 +182,14 @@ def memory(size: Size | None, same: Sequence[Earlier], runs: Sequence[Earlier]) 
         return max(seen), round(0.9 * min(seen)), f"the most of {_earlier(same)} of these settings"
     measured = [run for run in runs if run.memory]
     counted = [run for run in measured if run.size]
+    base = GPU_BASE if device.kind() == "cuda" else HOST_BASE
     if size and counted:
         peaks = [run.memory + (size.least - run.size.least) * (SLACK if size.least > run.size.least else 1) for run in counted]
-        return round(max(peaks)), size.least, "earlier runs here, plus the counted difference of weights and activations"
+        held = min(base, *(max(0, run.memory - run.size.least) for run in counted))  # what the libraries held at the least, once seen
+        return round(max(peaks)), round(0.9 * held + size.least), "earlier runs here, plus the counted difference of weights and activations"
     if size:
-        base = GPU_BASE if device.kind() == "cuda" else HOST_BASE
         how = f"weights and activations counted ({size.least / GIB:.1f} GiB), a fifth more, and {base / GIB:g} GiB for the libraries"
-        return round(base + SLACK * size.least), size.least, how
+        return round(base + SLACK * size.least), round(base * SURE + size.least), how
     if measured:
         return max(run.memory for run in measured), None, "the most of earlier runs here with other settings"
     return None, None, "nothing to go on"

@@ -65,7 +65,7 @@ def before(plan: Any, per_hour: float | None = None) -> dict[str, Any]:
     """Forecast a planned run (``launch.Plan``) and print it; the dict goes into the manifest as ``predicted``.
 
     ``per_hour`` is the price of this machine (default: ``$HARNESS_PRICE_PER_HOUR``). The dict also holds the energy
-    counters as they stand now, for ``costs.after``. Raises Refused when the memory or the disk cannot hold the run.
+    counters as they stand now, and what earlier attempts took, for ``costs.after``. Raises Refused when the memory or the disk cannot hold the run.
     """
     price, _ = costs.price(per_hour), energy.assumed_watts()  # both are settings: a wrong one is said before the start
     history = scan.runs(plan.folder.parent, plan.notebook.name)
@@ -73,7 +73,7 @@ def before(plan: Any, per_hour: float | None = None) -> dict[str, Any]:
     print("\n".join(lines(found, price)), flush=True)
     _fit_memory(plan, found, history)
     _fit_disk(plan.folder, found)
-    return {**asdict(found), "price_per_hour": price, "meters": energy.read()}
+    return {**asdict(found), "price_per_hour": price, "meters": energy.read(), "earlier": costs.earlier(plan.folder)}
 
 
 def predict(plan: Asked, history: History, per_hour: float | None = None, start: bool = True) -> Prediction:
@@ -127,7 +127,9 @@ def _fit_memory(plan: Asked, found: Prediction, history: History) -> None:
         raise Refused(f"{plan.notebook.name} needs at least {units.size(found.memory_least)} of {room.what} with these settings, and {room.says} "
                       f"{units.size(room.total)}; {what} (${device.MEMORY} sets how much a run may use)")
     if (found.memory_bytes or 0) > room.free:
-        print(f"note: {units.size(found.memory_bytes)} are forecast and {units.size(room.free)} of {room.what} are free now; close other programs", flush=True)
+        there = room.free if found.memory_bytes <= room.total else room.total
+        advice = "are free now; close other programs" if found.memory_bytes <= room.total else "is all there is; it may be killed on its way"
+        print(f"note: {units.size(found.memory_bytes)} are forecast and {units.size(there)} of {room.what} {advice}", flush=True)
 
 
 def _fit_disk(folder: Path, found: Prediction) -> None:
