@@ -1,7 +1,14 @@
-"""Trials with known truth, which tie all rooms together: cases, their controls, the score of the miniature models.
+"""Trials with known truth, which tie all rooms together: what the notebooks tell, and what the instruments are marked with.
 
-case      one artist's works, a fine-tune, and what base and tuned model draw for the same prompts
-controls  the same case for other unseen artists: the null of the style question
-score     how good the miniature models are, on people that they never met
-cli       `harness world`
+case       one artist's works, a fine-tune, and what base and tuned model draw for the same prompts (notebook 00)
+story      pictures and words of that case for its report
+roles      a small house of works and persons, each playing a part: yes, no, expired, a client's, not attested (notebook 01)
+house      what happens in it: learning, withdrawal, forgetting, and the searches after them
+forger     ways to rewrite a ledger's history, tried on copies
+sources    finished runs that a dossier is made from, taken only as they were when they ended (notebook 08)
+dossier    one signed report out of finished runs, with what goes along and what stays at home
+tampering  ways to cheat on a sealed report, tried on copies
+controls   the case for other unseen artists: the null of the style question
+score      how good the miniature models are, on people that they never met
+cli        `harness world`
 """
