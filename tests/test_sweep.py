@@ -23,8 +23,8 @@ import pytest
 
 from harness import cli, provenance, runs
 from harness.errors import HarnessError
-from harness.runs import launch, lock, manifest
-from harness.sweep import board, executors, grid, job, parcel, sweep
+from harness.runs import launch, lock, manifest, scan
+from harness.sweep import board, executors, grid, job, parcel, process, sweep
 
 PARAMETERS = '''letter: str = "a"  # a letter
 value: float = 1.0  # what is measured
@@ -144,7 +144,7 @@ def test_a_bad_grid_is_one_sentence_and_starts_nothing(notebook: Path, results: 
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
     assert re.search(said, error), error
-    assert not results.exists() and not (results.parent / "sweeps").exists()
+    assert not results.exists() and not (results / ".sweeps").exists()
 
 
 def test_a_grid_that_is_no_file(notebook: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +158,7 @@ def test_an_executor_that_is_not_there_is_refused(notebook: Path, results: Path,
     monkeypatch.setattr(executors, "CONNECT", 0.3)
     assert cli.main(command(notebook, "letter: [a]", "--executor", word)) == 2
     assert "error: --executor" in capsys.readouterr().err
-    assert not list(results.glob("*")) and not list((results.parent / "sweeps").glob("*/*.*"))
+    assert not list(results.glob("*")) and not list((results / ".sweeps").glob("*/*.*"))
 
 
 # --- the same grid everywhere -----------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_without_a_shared_disk_results_come_back_through_dask(notebook: Path, re
     assert measured(results) == {("a", 2.0): FOUND["a", 2.0]}
     assert all(manifest.changed_outputs(folder) == {} for folder in results.glob("nb-*"))
     assert not (results / "completed.txt").exists()  # it was written beside the run where that was made, hence not here
-    assert sorted(path.name for path in (results.parent / "sweeps").glob("*/logs/*")) == ["1.log"]
+    assert sorted(path.name for path in (results / ".sweeps").glob("*/logs/*")) == ["1.log"]
 
 
 def test_a_killed_dask_worker_costs_nothing_but_time(notebook: Path, results: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]],
@@ -231,7 +231,7 @@ def test_processes_run_a_grid_once_and_reuse_it(notebook: Path, results: Path, c
     out, err = capsys.readouterr()
     assert {key: value for key, value in measured(results).items() if value} == FOUND
     assert "row 3 failed: the run failed in cell 3" in err and "asked to fail" in err
-    (kept,) = (results.parent / "sweeps").glob("nb-*/table.csv")
+    (kept,) = (results / ".sweeps").glob("nb-*/table.csv")
     table = list(csv.DictReader(kept.open()))
     assert [row["status"] for row in table] == ["complete", "complete", "failed"] and [row["letter"] for row in table] == ["a", "b", "t"]
     assert [(row["style: a estimate"], row["style: b high"], row["style: a verdict"]) for row in table] == [("2.0", "", "found"), ("", "2.5", ""), ("", "", "")]
@@ -243,6 +243,7 @@ def test_processes_run_a_grid_once_and_reuse_it(notebook: Path, results: Path, c
     assert [row["status"] for row in csv.DictReader(kept.parents[1].joinpath(kept.parent.name, "table.csv").open())] == ["complete", "complete", "failed"]
     assert "2 finished already" in (again := capsys.readouterr().out) and again.count("reused") == 2
     assert len((results / "completed.txt").read_text().split()) == 2
+    assert not (results.parent / "sweeps").exists() and len(scan.runs(results)) == 3 and "left out" not in capsys.readouterr().out
 
 
 def test_submitit_finds_the_same(notebook: Path, results: Path) -> None:
@@ -386,6 +387,24 @@ def test_secrets_do_not_reach_the_log(one: job.Job, monkeypatch: pytest.MonkeyPa
     outcome = job.run(one)
     assert outcome.status == "failed" and outcome.reason == "it was ***" and "it is ***" in outcome.log
     assert "planted-and" not in (one.site.logs / "1.log").read_text()
+
+
+KEY = ["-----BEGIN OPENSSH PRIVATE KEY-----", *["b3BlbnNzaC1rZXktdjEAAAAABG5vbmU"] * 30, "-----END OPENSSH PRIVATE KEY-----"]
+
+
+def test_a_private_key_over_several_lines_does_not_reach_the_log(one: job.Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, f"print('before'); print('key: ' + {chr(10).join(KEY)!r} + ' after'); raise SystemExit('error: asked to fail')")
+    outcome = job.run(one)
+    log = (one.site.logs / "1.log").read_text()
+    assert log == outcome.log + "\n" == "before\nkey: ***\n after\nerror: asked to fail\n" and outcome.reason == "asked to fail"
+
+
+@pytest.mark.parametrize(("lines", "left"), [
+    (["a", *KEY, "b", *KEY, "c"], ["a", "***", "b", "***", "c"]), ([" ".join(KEY), "b"], ["***", "b"]), ([*KEY[:-1], KEY[-1] + KEY[0], *KEY[1:], "b"], ["***", "***", "b"]),
+    ([*KEY[:3], *["b3Bl"] * 300, "x"], ["***", *["b3Bl"] * 103, "x"]), (["", KEY[-1], "x"], ["", KEY[-1], "x"]),
+])
+def test_only_keys_are_left_out_of_a_log(lines: list[str], left: list[str]) -> None:
+    assert list(process.masked(lines)) == left
 
 
 def test_what_a_run_leaves_in_the_background_does_not_hold_it_up(one: job.Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,6 +563,35 @@ def test_a_dry_run_says_all_and_starts_nothing(notebook: Path, results: Path, ca
     assert not results.parent.exists()
 
 
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_place_where_nothing_can_be_kept_is_refused_before_the_start(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+                                                                      dry: list[str]) -> None:
+    (tmp_path / "file").write_text("a file")
+    monkeypatch.setenv(runs.RESULTS, str(tmp_path / "file" / "runs"))
+    assert cli.main(command(notebook, "letter: [a, b]", *dry)) == 2
+    out, err = capsys.readouterr()
+    assert f"{tmp_path / 'file'}: is not a folder" in err and len(err.strip().splitlines()) == 1 and "row" not in out
+
+
+def test_everything_that_a_sweep_keeps_lies_in_the_folder_of_runs(notebook: Path, results: Path) -> None:
+    assert prepared(notebook, "letter: [a]").folder.parent == results / ".sweeps"
+
+
+def test_the_price_travels_with_a_row(one: job.Job) -> None:
+    words = job.command(dataclasses.replace(one, price=0.35), one.site.notebook)
+    assert words[words.index("--price") + 1] == "0.35" and "--price" not in job.command(one, one.site.notebook)
+
+
+@pytest.mark.parametrize(("host", "started", "said"), [("a", "10:30", True), ("a", "11:30", False), ("b", "10:30", False)])
+def test_rows_that_ran_at_the_same_time_are_said_to_count_the_machine_twice(results: Path, host: str, started: str, said: bool) -> None:
+    for name, where, begun, ended in (("nb-1", "a", "10:00", "11:00"), ("nb-2", host, started, "12:00")):
+        (results / name).mkdir(parents=True)
+        manifest.write(results / name, {"schema": manifest.SCHEMA, "status": "failed", "id": "1" * 12, "process": {"host": where},
+                                        "timings": {"started": f"2026-01-01T{begun}:00+00:00", "ended": f"2026-01-01T{ended}:00+00:00", "seconds": 1.0}})
+    made = board.Board(results, [], {1: {}, 2: {}}, [job.Outcome(i, "failed", f"nb-{i}") for i in (1, 2)])
+    assert ("each count the whole machine" in made.text(150)) == said
+
+
 def test_settings_arrive_as_they_are(notebook: Path) -> None:
     given = [{"names": ["x", "y z"]}, {"fails": True}, {"value": 1e-4}, {"letter": "a=b, 'c' # d"}, {"value": "1e-4"}]
     for each in given:
@@ -559,7 +607,7 @@ def test_settings_arrive_as_they_are(notebook: Path) -> None:
 ])
 def test_settings_that_contradict_each_other_are_refused(notebook: Path, results: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(command(notebook, "letter: [a]", *words)) == 2
-    assert re.search(said, capsys.readouterr().err) and not list(results.glob("*"))
+    assert re.search(said, capsys.readouterr().err) and not list(results.glob("nb-*"))
 
 
 def test_a_wide_table_is_continued_beneath(results: Path) -> None:

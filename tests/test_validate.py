@@ -81,6 +81,39 @@ def test_nothing_to_check_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
     assert cli.main(["validate", str(tmp_path / "lost")]) == 2
 
 
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_path_that_is_not_there_is_refused_and_its_folder_is_not_searched(project: Path, capsys: pytest.CaptureFixture, sound: bool) -> None:
+    written(project / "notebooks" / "broken.ipynb", "{")
+    named = [str(project / "data_cards")] * sound + [str(project / "notebooks" / "lost.ipynb")]
+    assert cli.main(["validate", *named]) == 2
+    told = capsys.readouterr()
+    assert "lost.ipynb: there is no such file or folder" in told.err and "broken" not in told.out + told.err and "looked at" not in told.out
+
+
+def test_no_path_outside_a_project_and_an_empty_path_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`harness validate "$UNSET"` in a folder such as /tmp would find fault with everything that lies there."""
+    written(tmp_path / "broken.ipynb", "{")
+    monkeypatch.chdir(tmp_path)
+    for words, said in (([], "not inside a project"), ([""], "an empty path")):
+        assert cli.main(["validate", *words]) == 2
+        told = capsys.readouterr()
+        assert said in told.err and "broken" not in told.out + told.err
+    assert cli.main(["validate", "."]) == 1
+
+
+def test_several_paths_are_checked_together_and_nothing_twice(project: Path, capsys: pytest.CaptureFixture) -> None:
+    cards = project / "data_cards"
+    assert cli.main(["validate", str(cards), str(project / "notebooks"), str(cards / "miniature-model.md")]) == 0
+    assert "looked at 1 notebook, 1 preset, 3 cards, 0 runs" in capsys.readouterr().out
+
+
+def test_a_notebook_that_was_run_by_itself_need_not_be_saved_there(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    told(lambda held: held["process"].update(by=manifest.ALONE))(run)
+    (run / "notebook.ipynb").unlink()
+    assert faults(tmp_path) == []
+
+
 def test_one_file_or_one_run_can_be_named(project: Path) -> None:
     (run,) = (project / "results" / "runs").iterdir()
     for path, kind in ((run, "runs"), (project / "notebooks" / "planted.ipynb", "notebooks"), (project / "data_cards" / "miniature-model.md", "cards")):
@@ -244,6 +277,7 @@ RUNS: dict[str, tuple[Callable[[Path], object], str]] = {
     "hash": (table("works.csv", ",artist-21", "x,artist-21"), "is no SHA-256"),
     "notebook": (lambda run: written(run / "notebook.ipynb", {"cells": [{"cell_type": "code"}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}), "notebook.ipynb: not a notebook"),
     "widgets": (lambda run: written(run / "notebook.ipynb", {"cells": [], "metadata": {"widgets": {}}, "nbformat": 4, "nbformat_minor": 5}), "hold widgets"),
+    "lost notebook": (lambda run: (run / "notebook.ipynb").unlink(), "notebook.ipynb is not there: the launcher was killed"),
     "secret": (lambda run: (written(run / "log.txt", "hf_" + "Qq1" * 10), hashed(run)), "log.txt: it holds what looks like a secret"),
     "seal": (lambda run: sealed(run), "not as it was sealed: findings.csv"),
 }

@@ -16,6 +16,7 @@ from harness.sweep.job import COMPLETE, REUSED, Outcome
 FINDINGS = "findings.csv"
 NUMBERS = ("estimate", "low", "high")
 Cell = Mapping[str, str]
+BESIDE = "cost and energy: rows that ran at the same time on one machine each count the whole machine, so their sum is too high"
 
 
 class Board:
@@ -62,7 +63,17 @@ class Board:
         heads = ["row", "id", *self.varying, "status", "seconds", *self.questions]
         rows = [[str(each.number), self.facts.get(each.number, {}).get("id", "–"), *self._values(each.number), each.status,
                  self._seconds(each.number) or "–", *(self._finding(each.number, question) for question in self.questions)] for each in self.outcomes]
-        return "\n\n".join([*(_lines(block) for block in _blocks([heads, *rows], width)), *self.problems])
+        return "\n\n".join([*(_lines(block) for block in _blocks([heads, *rows], width)), *self.problems, *([BESIDE] if self.beside() else [])])
+
+    def beside(self) -> bool:
+        """Whether two runs of this sweep were at work on one machine at the same time."""
+        spans: dict[str, list[tuple[str, str]]] = {}
+        for facts in self.facts.values():
+            times = facts.get("timings", {})
+            if times.get("started") and times.get("ended"):
+                spans.setdefault(facts.get("process", {}).get("host", ""), []).append((times["started"], times["ended"]))
+        ordered = [sorted(each) for each in spans.values()]
+        return any(later[0] < earlier[1] for each in ordered for earlier, later in zip(each, each[1:]))
 
     def _values(self, number: int) -> list[str]:
         return [str(self.settings[number][name]) for name in self.varying]

@@ -79,6 +79,8 @@ class Job:
     """whether the run takes a GPU of its own"""
     threads: int = 0
     """threads for the run's arithmetic; 0: as the machine is set"""
+    price: float | None = None
+    """what an hour of the machine costs; None: as the machine is set"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,8 +176,9 @@ def _ending(job: Job, folder: Path, code: int, log: str) -> dict[str, str]:
 
 def command(job: Job, notebook: Path) -> list[str]:
     """The command that runs a row."""
-    preset = ["--preset", job.preset] if job.preset else []
-    return [sys.executable, "-m", "harness", "run", str(notebook), *preset, *(word for each in job.words for word in ("-p", each))]
+    options = ["--preset", job.preset] if job.preset else []
+    options += ["--price", str(job.price)] if job.price is not None else []
+    return [sys.executable, "-m", "harness", "run", str(notebook), *options, *(word for each in job.words for word in ("-p", each))]
 
 
 @contextlib.contextmanager

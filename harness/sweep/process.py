@@ -6,10 +6,11 @@ import collections
 import contextlib
 import ctypes  # noqa: F401 - needed between fork and exec, where nothing may be imported
 import os
+import re
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -19,6 +20,8 @@ from harness.runs import child
 GRACE = 10.0  # seconds between asking a run to stop and killing it
 LINGER = 2.0  # seconds to read on after a run has ended: a program that it left in the background may hold the pipe open
 TAIL = 200  # lines of the log that are given back
+KEY_BEGIN, KEY_END = (re.compile(rf"-----{word} [A-Z ]*PRIVATE KEY-----") for word in ("BEGIN", "END"))
+KEY_LINES = 200  # the longest keys in use have less
 _guard = threading.Lock()
 _children: dict[str, set[subprocess.Popen[bytes]]] = collections.defaultdict(set)
 _stopped: set[str] = set()
@@ -50,11 +53,28 @@ def run(sweep: str, command: Sequence[str], cwd: Path, environment: Mapping[str,
 
 
 def _copy(started: subprocess.Popen[bytes], file: TextIO, tail: collections.deque[str]) -> None:
-    for line in started.stdout or ():
-        text = provenance.mask(line.decode("utf-8", "replace").rstrip())
+    for text in masked(line.decode("utf-8", "replace").rstrip() for line in started.stdout or ()):
         tail.append(text)
         with contextlib.suppress(ValueError):  # the log is closed: only a straggler still prints
             print(text, file=file, flush=True)
+
+
+def masked(lines: Iterable[str]) -> Iterator[str]:
+    """Lines as they come, without secrets; of a private key that goes over several lines only the place is left.
+
+    A key that does not end within ``KEY_LINES`` lines is taken for one that was cut off.
+    """
+    left = 0
+    for line in lines:
+        end = KEY_END.search(line) if left else None
+        left = 0 if end else max(0, left - 1)
+        if left:
+            continue
+        text = line[end.end():] if end else line
+        begun = [found.start() for found in KEY_BEGIN.finditer(text) if not KEY_END.search(text, found.end())]
+        left = KEY_LINES if begun else 0
+        if text or not end:
+            yield provenance.mask(text)
 
 
 def _register(sweep: str, started: subprocess.Popen[bytes]) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import secrets
 import signal
 import sys
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import params, progress, runs
 from harness.errors import HarnessError
+from harness.forecast import costs
 from harness.runs import manifest, notebooks, scan
 from harness.sweep import board, executors, grid, job, parcel, process
 from harness.sweep.job import COMPLETE, FAILED, REUSED, STOPPED, Job, Outcome, Site
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from harness.runs.launch import Plan
 
 AGAIN = 3  # times that a run is sent again after Dask has given it up: Dask counts the deaths of a worker against all that was queued there
+KEPT = ".sweeps"  # in the folder of runs, hidden, so that nobody takes it for a run
 QUIET = 30.0  # seconds without a line before one says how many are at work
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 Done = Callable[[Outcome], None]
@@ -42,7 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--option", action="append", default=[], metavar="name=value",
                         help="slurm: a parameter of submitit, e.g. slurm_partition=gpu or timeout_min=240; may be repeated")
     parser.add_argument("--no-shared-disk", action="store_true", help="bring results back through the executor even where the disk seems shared")
+    parser.add_argument("--price", type=float, metavar="PER_HOUR", help="what an hour of a machine costs (default: $HARNESS_PRICE_PER_HOUR there); "
+                        "rows that run at the same time each count the whole machine")
     parser.add_argument("--dry-run", action="store_true", help="check every row, say what would run, start nothing")
+    parser.epilog = (f"Runs lie in $HARNESS_RESULTS, else in results/runs of the notebook's project; the table, the grid and the logs in {KEPT}/ inside "
+                     "that folder. Rows whose run is finished there are reused.")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -51,7 +58,8 @@ def main(args: argparse.Namespace) -> int:
     notebooks.read(args.notebook)  # what is wrong with it is no row's fault
     rows = grid.read(args.grid)
     plans = grid.plans(args.grid, args.notebook, rows)
-    sweep = Sweep(plans, rows, runs.results(args.notebook), args.grid)
+    sweep = Sweep(plans, rows, runs.results(args.notebook), args.grid, costs.price(args.price) if args.price is not None else None)
+    _check_place(sweep.folder)
     sweep.say_what()
     if args.dry_run:
         return 0
@@ -73,15 +81,23 @@ def _options(words: Sequence[str]) -> dict[str, Any]:
         raise HarnessError(f"--option {' '.join(words)}: not values that can be read: {' '.join(str(error).split())}") from error
 
 
+def _check_place(folder: Path) -> None:
+    """Raise HarnessError where a folder cannot be made, before any row fails of it; makes nothing."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "cannot be written to" if there.is_dir() else "is not a folder"
+        raise HarnessError(f"{there}: {what}, so a sweep cannot keep its runs and logs in {folder}; set {runs.RESULTS} to a folder of yours")
+
+
 class Sweep:
     """A grid's runs: what is planned, what came out, and the folder that keeps the table and the logs."""
 
-    def __init__(self, plans: Sequence[Plan], rows: Sequence[grid.Row], results: Path, source: Path) -> None:
+    def __init__(self, plans: Sequence[Plan], rows: Sequence[grid.Row], results: Path, source: Path, price: float | None = None) -> None:
         self.plans = {row.number: plan for row, plan in zip(rows, plans)}
         self.results, self.notebook, self.source, self.grid = results, plans[0].notebook, source, source.read_bytes()
-        self.varying = grid.varying(plans)
+        self.varying, self.price = grid.varying(plans), price
         named = json.dumps([[plan.preset, plan.resolved] for plan in plans], sort_keys=True)
-        self.folder = results.parent / "sweeps" / f"{self.notebook.name}-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
+        self.folder = results / KEPT / f"{self.notebook.name}-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
         self.outcomes = {number: Outcome(number, REUSED, plan.folder.name) for number, plan in self.plans.items() if runs.is_finished(plan.folder)}
         self._words = {number: words(plan) for number, plan in self.plans.items()}
         self._show = progress.printer(every=0.0)
@@ -123,7 +139,7 @@ class Sweep:
         plan, path = self.plans[number], self.notebook.path.resolve()
         files = {path.name: path.read_bytes()} | {f"presets/{each.name}": each.read_bytes() for each in self.notebook.presets().values()}
         site = Site(path, self.results, self.folder / "logs", Path.cwd(), mark)
-        return Job(self.folder.name, name, number, site, files, plan.preset, plan.given, self._words[number], plan.facts, known, gpu, threads)
+        return Job(self.folder.name, name, number, site, files, plan.preset, plan.given, self._words[number], plan.facts, known, gpu, threads, self.price)
 
     def _known(self) -> dict[str, str]:
         """Finished runs of this notebook by id: a worker of another kind knows better than we what its runs are called."""

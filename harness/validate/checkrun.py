@@ -11,7 +11,7 @@ from typing import Any
 
 from harness import provenance
 from harness.errors import HarnessError
-from harness.runs import identity, inputs, manifest, notebooks, rows
+from harness.runs import folders, identity, inputs, manifest, notebooks, rows
 from harness.validate import checks
 from harness.runs.folders import COLUMNS, TEXTS, WORKS
 
@@ -93,7 +93,7 @@ def _notebook(folder: Path) -> list[str]:
     """The executed notebook: a notebook, without widgets."""
     path = folder / manifest.SAVED
     if not path.exists():
-        return []
+        return [f"{manifest.SAVED} is not there: the launcher was killed before it was saved; the same `harness run` goes on from there"] if folders.lost_notebook(folder) else []
     held = notebooks.load(path)
     return [f"{manifest.SAVED}: {what}" for what in checks.format_faults(held)] + ([f"{manifest.SAVED}: its metadata hold widgets"] if "widgets" in held.get("metadata", {}) else [])
 

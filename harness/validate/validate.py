@@ -48,16 +48,30 @@ class Fault:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``harness validate``."""
-    parser.add_argument("path", type=Path, nargs="?", help="a file, the folder of a run, or a folder of any of them (default: this project)")
+    parser.add_argument("path", type=_path, nargs="*", help="a file, the folder of a run, or a folder of any of them; several may be named (default: this project)")
+
+
+def _path(word: str) -> Path:
+    """A path as it is typed; an empty one, from a variable that is not set, would be the folder where one stands."""
+    if not word.strip():
+        raise HarnessError("an empty path names nothing to check; name a file or a folder, `.` for the one where you are")
+    return Path(word)
+
+
+def _project() -> Path:
+    top = notebooks.root(Path.cwd())
+    if not any((top / mark).exists() for mark in notebooks.MARKS):
+        raise HarnessError(f"{top}: not inside a project (no {' and no '.join(notebooks.MARKS)} here or above); name what is to be checked: `harness validate PATH`")
+    return top
 
 
 def main(args: argparse.Namespace) -> int:
     """Print how many of each kind were looked at and every fault; 1 when there is one."""
-    top = args.path or notebooks.root(Path.cwd())
-    found = find(top)
+    tops = args.path or [_project()]
+    found = find(*tops)
     counts = {kind.name: len(found[kind.name]) for kind in KINDS}
     if not any(counts.values()):
-        raise HarnessError(f"{top}: there is nothing here to check: no notebook, preset, card, run or published result")
+        raise HarnessError(f"{', '.join(map(str, tops))}: there is nothing here to check: no notebook, preset, card, run or published result")
     faults = check(found)
     print("looked at " + ", ".join(f"{count} {name if count != 1 else name.removesuffix('s')}" for name, count in counts.items()))
     stopped = [status for path in found["runs"] if (status := _status(path)) not in ("", manifest.COMPLETE)]
@@ -95,18 +109,22 @@ def _check(kind: Kind, path: Path) -> list[str]:
 # --- what there is ----------------------------------------------------------------------------------------------------
 
 
-def find(top: Path) -> dict[str, list[Path]]:
-    """Everything of each kind below a folder (or the one file), by name. Raises HarnessError where nothing lies."""
-    if not top.exists():
-        raise HarnessError(f"{top}: there is no such file or folder to check")
-    parts = [top / part for part in PARTS if (top / part).is_dir()]
-    project = parts and any((top / mark).exists() for mark in notebooks.MARKS)
-    found: dict[str, list[Path]] = {kind.name: [] for kind in KINDS}
-    for part in parts if project else [top]:
-        for path in _walk(part.resolve() if part.is_symlink() else part):
+def find(*tops: Path) -> dict[str, list[Path]]:
+    """Everything of each kind below folders (or of single files), by name, nothing twice. Raises HarnessError where nothing lies."""
+    found: dict[str, dict[Path, Path]] = {kind.name: {} for kind in KINDS}
+    for top in tops:
+        if not top.exists():
+            raise HarnessError(f"{top}: there is no such file or folder to check; nothing was checked")
+        for path in (path for part in _parts(top) for path in _walk(part.resolve() if part.is_symlink() else part)):
             if name := kind_of(path):
-                found[name].append(path)
-    return found
+                found[name].setdefault(path.resolve(), path)
+    return {name: list(paths.values()) for name, paths in found.items()}
+
+
+def _parts(top: Path) -> list[Path]:
+    """The folders of a project that are looked at; anything else is looked at as it is."""
+    parts = [top / part for part in PARTS if (top / part).is_dir()]
+    return parts if parts and any((top / mark).exists() for mark in notebooks.MARKS) else [top]
 
 
 def _walk(top: Path) -> Iterator[Path]:
