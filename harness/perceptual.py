@@ -23,8 +23,9 @@ from PIL import Image
 
 from harness.errors import HarnessError
 
-NEAR = 0.7
-"""The operating point: pictures at most this far apart are near-duplicates. benchmarks/near_duplicates.py fixes it on its tuning split."""
+NEAR = 0.55
+"""The operating point: pictures at most this far apart are near-duplicates. On the tuning split of benchmarks/near_duplicates.py it is the
+smallest at which 95 % of all crops, and of every other kind of copy, are found."""
 FAR = 2.0
 """Distance of pictures of which neither can be laid over the other; nothing is further."""
 SIDE = 40
