@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness import cli, runs
-from harness.runs import identity, launch, manifest
+from harness.runs import identity, launch, manifest, notebooks
 
 PARAMETERS = 'steps: int = 2  # how many steps\nrate: float = 1e-4  # learning rate\nflag: bool = True  # a switch\nseed: int = 7  # the seed\ndata: str = ""  # a folder'
 START = "from harness import runs\nrun = runs.start({name!r}, dict(steps=steps, rate=rate, flag=flag, seed=seed, data=data))"
@@ -64,13 +64,13 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Instead of a kernel: a run that starts, writes a report and finishes at once."""
-    def pretend(source: Path, saved: Path, parameters: dict[str, Any], environment: dict[str, str], lock: int) -> None:
+    def pretend(source: notebooks.Notebook, saved: Path, parameters: dict[str, Any], environment: dict[str, str], lock: int) -> None:
         os.environ.update(environment)
-        started = runs.start(source.stem, parameters)
+        started = runs.start(source.name, parameters)
         del os.environ[runs.FOLDER]
         (started.folder / "report.html").write_text("<p>report</p>")
         started.finish([started.folder / "report.html"])
-        saved.write_text(source.read_text())
+        saved.write_text(source.path.read_text())
 
     monkeypatch.setattr(launch, "_papermill", pretend)
 

@@ -54,7 +54,7 @@ def test_a_preset_that_was_asked_for_is_taken_and_one_that_is_not_there_refused(
     with pytest.raises(HarnessError, match="no preset `huge`; there are a100, smoke, t4, tiny"):
         presets.choose(four, "huge", (), SMALL)
     bare = notebooks.read(write_notebook(tmp_path, "other", "x = 1"))
-    assert presets.choose(bare, None, (), SMALL) == (None, "no preset for this machine, the notebook's own defaults")
+    assert presets.choose(bare, None, (), SMALL) == (None, "it has no presets, the notebook's own defaults")
 
 
 def test_the_manifest_says_which_preset_and_why(four: notebooks.Notebook, results: Path, no_kernel: None) -> None:

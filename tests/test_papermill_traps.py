@@ -77,7 +77,7 @@ def test_names_with_braces_in_a_path(tmp_path: Path, results: Path, monkeypatch:
     asked = {}
     monkeypatch.setattr(papermill, "execute_notebook", lambda source, saved, **options: asked.update(saved=saved, source=source))
     path = write_notebook(tmp_path, "a{x}", "x = 1")
-    kernel.execute(path, tmp_path / "a{x}.part.ipynb", {}, {}, 0)
+    kernel.execute(notebooks.read(path).held, tmp_path / "a{x}.part.ipynb", {}, {}, 0)
     assert not isinstance(asked["source"], str)
     assert papermill.parameterize.parameterize_path(asked["saved"], {"x": 1}) == f"likeness:{tmp_path}/a{{x}}.part.ipynb"
 

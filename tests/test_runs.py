@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from launched import FINISH, folders, made, no_kernel, only, results, run, story, write_notebook
+from launched import FINISH, START, folders, made, no_kernel, only, results, run, story, write_notebook
 
 from harness import cli, provenance, runs
 from harness.errors import HarnessError, Refused
-from harness.runs import identity, launch, lock, manifest, notebooks
+from harness.runs import identity, launch, lock, manifest, notebooks, watch
 
 __all__ = ["made", "no_kernel", "results"]
 
@@ -209,6 +212,134 @@ def test_finish_wants_outputs_that_are_there_and_inside(tmp_path: Path, results:
     (made.folder / "report.html").write_text("r")
     assert made.finish() == made.folder / "report.html"
     assert sorted(made.manifest["outputs"]) == ["images/a.png", "report.html"]
+
+
+def afterwards(monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], object]) -> None:
+    """Let ``act`` happen to the run's folder once its notebook has finished, before the launcher has the word again."""
+    real = launch._papermill
+    monkeypatch.setattr(launch, "_papermill", lambda notebook, saved, *rest: (real(notebook, saved, *rest), act(saved.parent)))
+
+
+def test_only_the_launcher_says_complete(tmp_path: Path, results: Path, no_kernel: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between ``finish`` and the last cell, a run is not complete."""
+    seen = []
+    afterwards(monkeypatch, lambda folder: seen.append(manifest.read(folder)))
+    assert run(story(tmp_path, "nb")) == 0
+    assert seen[0]["status"] == "running" and list(seen[0]["outputs"]) == ["report.html"] and only(results)["status"] == "complete"
+
+
+@pytest.mark.parametrize(("act", "says"), [
+    (lambda folder: (folder / "report.html").write_text("later"), r"report.html: is changed since `run.finish"), (lambda folder: (folder / "report.html").unlink(), "is gone since"),
+    (lambda folder: (folder / "more.tsv").write_text("hf_" + "a1B2c3D4e5" * 3), "more.tsv holds what looks like a secret"),
+])
+def test_what_a_cell_does_after_finish_is_looked_at(tmp_path: Path, results: Path, no_kernel: None, monkeypatch: pytest.MonkeyPatch, act: Callable, says: str) -> None:
+    afterwards(monkeypatch, act)
+    assert run(story(tmp_path, "nb")) == 1
+    assert only(results)["status"] == "failed" and re.search(says, only(results)["error"]["reason"])
+
+
+@pytest.mark.parametrize(("which", "says"), [("nb.ipynb", "the notebook's code changed"), ("art/a.txt", "input data=art changed"), ("code", "harness/a.py changed")])
+def test_code_and_inputs_that_change_while_it_runs(tmp_path: Path, results: Path, no_kernel: None, monkeypatch: pytest.MonkeyPatch, which: str, says: str) -> None:
+    path = story(tmp_path, "nb")
+    (tmp_path / "art").mkdir()
+    (tmp_path / "art" / "a.txt").write_text("<p>report</p>")
+
+    def edit(folder: Path) -> None:
+        if which == "code":
+            monkeypatch.setattr(identity, "code", lambda notebook: {"harness/a.py": "2"})
+        else:
+            (tmp_path / which).write_text((tmp_path / which).read_text().replace("<p>report", "<p>other"))
+
+    afterwards(monkeypatch, edit)
+    assert run(path, "-p", f"data={tmp_path / 'art'}") == 1
+    assert only(results)["error"]["reason"] == f"code or inputs changed while it ran: {says}; run it again"
+
+
+def test_what_runs_is_what_was_hashed(tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the file is changed between the plan and the start."""
+    from harness.runs import kernel
+
+    path, ran = story(tmp_path, "nb"), []
+    planned = launch.plan(path, None, {})
+    path.write_text(path.read_text().replace("<p>report", "<p>other"))
+    monkeypatch.setattr(kernel, "execute", lambda held, *rest: ran.append(held))
+    with lock.hold(planned.folder) as descriptor:
+        assert launch.execute(planned, descriptor) == 1
+    assert "<p>report" in str(ran) and "<p>other" not in str(ran)
+
+
+def test_a_failed_shell_line_before_the_start_fails(tmp_path: Path, results: Path) -> None:
+    path = write_notebook(tmp_path, "nb", "!false", START.format(name="nb"), FINISH)
+    assert run(path) == 1
+    assert "returned non-zero exit status 1" in only(results)["error"]["reason"] and only(results)["error"]["source"] == "!false"
+
+
+@pytest.fixture
+def session(made: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The cells that a kernel without the launcher has run so far, as IPython keeps them."""
+    cells: list[str] = ["", "steps: int = 2  # how many steps", "# Parameters\nsteps = 2"]
+    shell = SimpleNamespace(history_manager=SimpleNamespace(input_hist_raw=cells), events=SimpleNamespace(register=lambda *_: None), system_raise_on_error=False)
+    monkeypatch.setattr(watch, "_shell", lambda: shell)
+    monkeypatch.chdir(made.parent)
+    return cells
+
+
+def test_a_session_that_ran_the_cells_of_the_file_takes_up_its_run(made: Path, results: Path, session: list[str]) -> None:
+    session.append(START.format(name="nb") + "\n")
+    begun = runs.start("nb", launch.plan(made, None, {}).resolved)
+    assert begun.manifest["status"] == "complete" and len(folders(results)) == 1
+    session.append("run.folder  # a look")
+    session.append(FINISH)
+    assert begun.finish().name == "report.html"
+
+
+@pytest.mark.parametrize("before", [["secretly = 1"], []])
+def test_a_copy_does_not_take_the_run_of_the_notebook_whose_name_it_says(made: Path, results: Path, session: list[str], before: list[str],
+                                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    session += [*before, START.format(name="nb") + ("" if before else "\nx = 1")]
+    names = set()
+    for _ in range(2):
+        begun = runs.start("nb", launch.plan(made, None, {}).resolved)
+        assert begun.manifest["identity"]["notebook"] is None and begun.folder not in names and "is no cell of" in capsys.readouterr().out
+        names.add(begun.folder)
+        (begun.folder / "report.html").write_text("<p>report</p>")
+        begun.finish()
+    assert len(folders(results)) == 3
+
+
+def test_a_cell_changed_after_the_start_cannot_end_under_the_name(made: Path, results: Path, session: list[str]) -> None:
+    session.append(START.format(name="nb"))
+    begun = runs.start("nb", launch.plan(made, None, {"steps": 5}).resolved)
+    (begun.folder / "report.html").write_text("<p>report</p>")
+    session.append(FINISH + "  # changed")
+    with pytest.raises(HarnessError, match="not all of its cells ran as they stand there"):
+        begun.finish()
+    assert begun.manifest["status"] == "running"
+    session.append(FINISH)
+    begun.finish()
+
+
+def test_a_notebook_under_the_name_of_another_is_stopped(tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(runs.FOLDER, str(create(results / "nb-1", story(tmp_path, "nb"), steps=1).folder))
+    with pytest.raises(HarnessError, match=r"the run of nb .*`runs.start\('other'"):
+        runs.start("other", {"steps": 1})
+
+
+def test_a_reused_run_is_not_told_as_if_it_had_just_run(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert run(made) == 0
+    assert "complete after" not in capsys.readouterr().out
+
+
+def test_help_names_the_environment_and_a_failure_its_notebook(tmp_path: Path, results: Path, no_kernel: None, monkeypatch: pytest.MonkeyPatch,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("HARNESS_RESULTS", "HARNESS_MEMORY_GIB", "HARNESS_WATTS", "HARNESS_PRICE_PER_HOUR"))
+    afterwards(monkeypatch, lambda folder: (folder / "report.html").unlink())
+    run(story(tmp_path, "nb"))
+    assert "are in notebook.ipynb" in capsys.readouterr().err
 
 
 def test_ls_names_everything_and_the_notebook_that_cannot_be_read(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

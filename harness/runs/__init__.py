@@ -65,8 +65,9 @@ class Run:
         add_works(self.folder, images, role)
 
     def finish(self, outputs: Mapping[str, Path | str] | Iterable[Path | str] | None = None) -> Path:
-        """Say that the run is complete, with the hash of every output; returns the report, or else the folder.
+        """Say that the work is done, with the hash of every output; returns the report, or else the folder.
 
+        Alone the run is complete with that; under ``harness run`` once its last cell has ended and these outputs still stand.
         ``outputs`` are files or folders inside the run's folder; None means everything in it. The first ``.html`` is
         the report. Raises HarnessError for an output that is missing or lies elsewhere, Refused for one that holds a secret.
         """
@@ -75,12 +76,22 @@ class Run:
         if not names:
             raise HarnessError(f"{self.folder}: the run has no outputs to finish with; write them before `finish`")
         refuse_leaks(self.folder, names)
+        self._as_filed()
         hashes = {name: provenance.sha256(self.folder / name) for name in names}
         report = next((name for name in hashes if name.endswith(".html")), None)
-        times = {} if self.manifest["status"] == manifest.COMPLETE else self._times()  # steps of a finished run were only reused
-        self.update(status=manifest.COMPLETE, error=None, outputs=hashes, report=report, **times)
+        done, alone = self.manifest["status"] == manifest.COMPLETE, self.manifest["process"].get("by") != manifest.LAUNCHER
+        times = {} if done else self._times()  # steps of a finished run were only reused
+        self.update(status=manifest.COMPLETE if done or alone else manifest.RUNNING, error=None, outputs=hashes, report=report, **times)
         _held.pop(self.folder, ExitStack()).close()
         return self.report
+
+    def complete(self) -> None:
+        """The launcher's last word, after the last cell; raises HarnessError for outputs that changed since ``finish``, Refused for leaks."""
+        outputs = self.manifest["outputs"]
+        for name, what in manifest.changed_outputs(self.folder).items():
+            raise HarnessError(f"{self.folder / name}: is {what} since `run.finish(…)`; finish when everything is written, and run it again")
+        refuse_leaks(self.folder, [name for name in manifest.output_files(self.folder, [self.folder]) if name not in outputs])
+        self.update(status=manifest.COMPLETE, error=None)
 
     def fail(self, cell: int | None, source: str, reason: str, **facts: Any) -> None:
         """Say that the run failed: in which cell (its number and first line of code), and why."""
@@ -97,6 +108,17 @@ class Run:
         """Replace facts in the manifest, whole or not at all."""
         manifest.write(self.folder, {**self.manifest, **facts})
 
+    def _as_filed(self) -> None:
+        """Alone: raises HarnessError where a cell up to this one did not run as it stands in the file that this run is named by."""
+        found, done = self.manifest, watch.ran()
+        path = notebooks.find(found["notebook"]) if done and found["identity"]["notebook"] and FOLDER not in os.environ else None
+        if path is None:
+            return
+        sources = list(notebooks.read(path).sources)
+        if done[-1] not in sources or not {*sources[:sources.index(done[-1])]} <= {*done, ""}:
+            raise HarnessError(f"{path}: not all of its cells ran as they stand there, so this run cannot end under their name; "
+                               "save the notebook under its own name, restart and run all its cells")
+
     def _times(self) -> dict[str, Any]:
         times, now = self.manifest["timings"], manifest.now()
         seconds = (now - datetime.datetime.fromisoformat(times["started"])).total_seconds()
@@ -111,8 +133,11 @@ def start(notebook: str, parameters: Mapping[str, Any]) -> Run:
     Raises HarnessError when they differ from what the run was started with, Refused while another process is at work in it.
     """
     given = os.environ.get(FOLDER)
-    if given and manifest.status(Path(given)) and manifest.read(Path(given))["notebook"] == notebook:
+    if given:
         run = Run(Path(given))
+        if run.manifest["notebook"] != notebook:
+            raise HarnessError(f"this is the run of {run.manifest['notebook']} (${FOLDER}), but its notebook says `runs.start({notebook!r}, …)`; "
+                               "it must say the name of its own file")
         _same(_own(notebook, parameters, list(run.parameters)), run.parameters)
     else:
         run = _start_alone(notebook, parameters)
@@ -128,8 +153,12 @@ def _start_alone(notebook: str, parameters: Mapping[str, Any]) -> Run:
     refuse_secrets(resolved)
     project = notebooks.root(path or Path.cwd())
     inputs = runs_inputs.find(resolved, project)
-    facts = identity.facts(found, resolved, inputs)
-    folder = choose_folder(results(path or Path.cwd()), notebook, identity.run_id(facts))
+    known = None if found and _is_foreign(found) else found
+    facts = identity.facts(known, resolved, inputs)
+    parent = results(path or Path.cwd())
+    folder = choose_folder(parent, notebook, identity.run_id(facts))
+    if known is None and found and manifest.status(folder) == manifest.COMPLETE:
+        folder = choose_folder(parent, notebook, identity.run_id(facts), force=True)  # nobody knows whether its later cells were the same
     if folder not in _held:
         held = ExitStack()
         held.enter_context(lock.hold(folder))
@@ -139,6 +168,14 @@ def _start_alone(notebook: str, parameters: Mapping[str, Any]) -> Run:
         print(f"this run is finished already, its steps are reused: {folder}")
         return Run(folder)
     return create(folder, notebook, facts, resolved, inputs, project, given=own)
+
+
+def _is_foreign(found: notebooks.Notebook) -> bool:
+    """Whether this session ran cells that the file of that name does not hold: a copy, or changes that were not saved. Says so."""
+    foreign = [cell for cell in watch.ran() or [] if cell not in found.sources and not notebooks.is_parameters(cell)]
+    if foreign:
+        print(f"`{foreign[0].splitlines()[0][:60]}` is no cell of {found.path}: no finished run of that notebook is reused, and this one does not count as its")
+    return bool(foreign)
 
 
 def _own(notebook: str, parameters: Mapping[str, Any], declared: list[str] | None) -> dict[str, Any]:
@@ -209,7 +246,8 @@ def _surroundings(project: Path) -> dict[str, Any]:
 
 def _why_again(folder: Path, before: Mapping[str, Any]) -> str:
     if before["status"] == manifest.FAILED:
-        return f"goes on where it stopped ({before['error']['reason'].splitlines()[0][:200]})"
+        reason = ((before["error"] or {}).get("reason") or "no reason was written").splitlines()[0]
+        return f"goes on where it stopped ({reason[:200]})"
     if before["status"] == manifest.RUNNING or lost_notebook(folder):
         return "goes on where it was killed"
     return "made again: an output of the finished run is gone"

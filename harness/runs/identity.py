@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from harness import provenance
-from harness.errors import HarnessError
-from harness.runs import imports, manifest
+from harness.runs import imports, manifest, scan
 from harness.runs.inputs import Input, portable
 from harness.runs.notebooks import Notebook
 
+DECIDING = ("notebook", "code", "inputs", "packages", "device")
 SHOWN = 6  # differences named one by one; more are counted
 
 
@@ -46,7 +46,7 @@ def run_id(found: Mapping[str, Any]) -> str:
 
 def why_new(parent: Path, notebook: str, found: Mapping[str, Any]) -> str:
     """How a run differs from the nearest earlier run of the same notebook."""
-    nearest = min((_differences(earlier, found) for earlier in _earlier(parent, notebook)), key=len, default=None)
+    nearest = min((differences(earlier, found) for earlier in _earlier(parent, notebook)), key=len, default=None)
     if nearest is None:
         return "new: the first run of this notebook here"
     if not nearest:
@@ -58,19 +58,15 @@ def why_new(parent: Path, notebook: str, found: Mapping[str, Any]) -> str:
 def _earlier(parent: Path, notebook: str) -> list[dict[str, Any]]:
     """What decided each earlier run of a notebook, the latest first; folders that cannot be read are named and left out."""
     rows = []
-    for path in parent.glob(f"{notebook}-*/{manifest.NAME}"):
+    for folder, before in reversed(scan.runs(parent, notebook)):
         try:
-            before = manifest.read(path.parent)
-            known = {**before["identity"], "parameters": portable(before["parameters"]["resolved"], before["inputs"])}
-            rows += [(before["timings"]["started"], known)] if before["notebook"] == notebook else []
-        except HarnessError as error:
-            print(f"left out: {error}")
-        except (KeyError, TypeError) as error:
-            print(f"left out: {path}: {error} is missing or not what it should be")
-    return [row for _, row in sorted(rows, key=lambda row: row[0], reverse=True)]
+            rows.append({**{name: before["identity"][name] for name in DECIDING}, "parameters": portable(before["parameters"]["resolved"], before["inputs"])})
+        except KeyError as error:
+            print(f"left out: {folder / manifest.NAME}: {error} is missing")
+    return rows
 
 
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """In words, settings first: ``steps 20 → 30; diffusers 0.42.1 → 0.42.2; harness/stats.py changed``."""
     found = [f"`{name}` {_short(a)} → {_short(b)}" for name, a, b in _changed(then["parameters"], now["parameters"])]
     found += [f"{name} {_short(a)} → {_short(b)}" for name, a, b in _changed(then["packages"], now["packages"])]

@@ -15,11 +15,12 @@ from harness.runs import child
 
 SCHEME = "likeness:"  # how papermill knows that a path is written by `Notebooks`
 TEXTS = ("source", "text", "data", "traceback")  # of cells and their outputs
+RAISE = "--InteractiveShell.system_raise_on_error=True"  # from the first cell on a failed shell line fails its cell
 FIXED = {"PYTHONHASHSEED": "0", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # same seed, same bits, as far as the libraries can
 
 
-def execute(source: Path, saved: Path, parameters: Mapping[str, Any], environment: Mapping[str, str], lock: int) -> None:
-    """Run a notebook's cells in a fresh kernel, showing their output as it comes and saving the notebook after each.
+def execute(held: Mapping[str, Any], saved: Path, parameters: Mapping[str, Any], environment: Mapping[str, str], lock: int) -> None:
+    """Run the cells of a notebook (its JSON) in a fresh kernel, showing their output as it comes and saving the notebook after each.
 
     ``environment`` is the kernel's alone, so that several notebooks may run in threads of one process; ``lock`` is a file
     descriptor that the kernel inherits. Raises what papermill raises: PapermillExecutionError, DeadKernelError and others.
@@ -31,7 +32,7 @@ def execute(source: Path, saved: Path, parameters: Mapping[str, Any], environmen
     _register()
     plain = str(saved).replace("{", "{{").replace("}", "}}")  # papermill fills parameters into paths
     papermill.execute_notebook(
-        nbformat.read(source, as_version=4), f"{SCHEME}{plain}", parameters=dict(parameters), kernel_name="python3", progress_bar=False,
+        nbformat.reads(json.dumps(held), as_version=4), f"{SCHEME}{plain}", parameters=dict(parameters), kernel_name="python3", progress_bar=False,
         stdout_file=sys.stdout, stderr_file=sys.stderr, autosave_cell_every=0,
         config=Config(KernelManager={"transport_encryption": "auto"}),  # other users of this machine could listen
         **_kernel({**FIXED, **os.environ, **environment}, lock),
@@ -61,7 +62,7 @@ def _kernel(environment: dict[str, str], lock: int) -> dict[str, Any]:
         async def start_kernel(self, **options: Any) -> None:
             """Start it with this very Python, our environment, the lock, and the order to die with this process."""
             own = get_kernel_dict()  # a "python3" that the user has installed may be another Python
-            self.kernel_spec.argv, self.kernel_spec.env, self.kernel_spec.metadata = own["argv"], {}, own.get("metadata", {})
+            self.kernel_spec.argv, self.kernel_spec.env, self.kernel_spec.metadata = [*own["argv"], RAISE], {}, own.get("metadata", {})
             posix = {"preexec_fn": child.die_with_parent, "pass_fds": (lock,)} if os.name == "posix" else {}
             await super().start_kernel(env=environment, **posix, **options)
 

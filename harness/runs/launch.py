@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from harness import params, provenance, runs
+from harness.errors import HarnessError
 from harness.runs import identity, lock, manifest, notebooks, presets
 from harness.runs import inputs as runs_inputs
 from harness.runs.inputs import Input
 
 ORPHAN = 3.0  # seconds: a kernel whose launcher was killed needs a moment to die
 
+EPILOG = ("Environment: HARNESS_RESULTS is the folder where runs lie (default: results/runs of the project), HARNESS_MEMORY_GIB the memory that a run may "
+          "take, HARNESS_WATTS what the processor draws, HARNESS_PRICE_PER_HOUR what an hour costs.")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``harness run``."""
+    parser.epilog = EPILOG
     parser.add_argument("notebook", type=Path, help="the .ipynb file")
     parser.add_argument("--preset", help="settings from presets/<notebook>.PRESET.yaml (default: the one that fits this machine)")
     parser.add_argument("-p", dest="given", metavar="name=value", action="append", default=[], help="set one parameter; may be repeated")
@@ -74,7 +79,8 @@ def main(args: argparse.Namespace) -> int:
     with lock.hold(made.folder, wait=ORPHAN) as descriptor:
         if runs.is_finished(made.folder):
             print(f"this run is finished already ({manifest.read(made.folder)['timings']['ended']}); nothing was started, --force makes a fresh one")
-            return _show(runs.Run(made.folder))
+            print(f"report: {runs.Run(made.folder).report}")
+            return 0
         print(f"{made.notebook.path}, preset {_preset(made)}")
         return execute(made, descriptor, args.price)
 
@@ -108,9 +114,10 @@ def execute(made: Plan, descriptor: int, price: float | None = None) -> int:
     run = runs.create(made.folder, made.notebook.name, made.facts, made.resolved, made.inputs, notebooks.root(made.notebook.path), made.given,
                       (made.preset, made.preset_why), manifest.LAUNCHER, predicted)
     saved = run.folder / manifest.PARTIAL
-    _write_end(run, _error(made, run, saved, descriptor))
+    error = _error(made, run, saved, descriptor)
     if saved.exists():
         saved.replace(run.folder / manifest.SAVED)
+    _write_end(run, error or _completed(made, run))
     code = _show(run)
     run.update(actual=costs.after(run.folder, run.manifest, price))
     return code
@@ -119,13 +126,27 @@ def execute(made: Plan, descriptor: int, price: float | None = None) -> int:
 def _error(made: Plan, run: runs.Run, saved: Path, descriptor: int) -> tuple[int | None, str, str] | None:
     """Run the cells; cell number, source and reason of what went wrong, None where nothing did."""
     try:
-        _papermill(made.notebook.path, saved, run.parameters, {runs.FOLDER: str(run.folder)}, descriptor)
+        _papermill(made.notebook, saved, run.parameters, {runs.FOLDER: str(run.folder)}, descriptor)
     except KeyboardInterrupt:
         return None, "", "KeyboardInterrupt: stopped by Ctrl-C; the same command goes on from what was finished"
     except Exception as problem:  # a cell, the kernel, papermill itself: all of them end in the manifest
         return _describe(problem, saved)
-    if run.manifest["status"] == manifest.RUNNING:
+    if not run.manifest["outputs"]:
         return None, "", "the notebook ended without `run.finish(…)`, so nobody knows whether it is done"
+    return None
+
+
+def _completed(made: Plan, run: runs.Run) -> tuple[None, str, str] | None:
+    """Call the run complete, now that its last cell has ended; else why not: what it is named by is no longer what ran, or its outputs are not."""
+    try:
+        found = notebooks.read(made.notebook.path)
+        now = identity.facts(found, made.resolved, runs_inputs.find(made.resolved, notebooks.root(found.path)))
+        changed = identity.differences(made.facts, now)
+        if changed:
+            return None, "", f"code or inputs changed while it ran: {'; '.join(changed[:identity.SHOWN])}; run it again"
+        run.complete()
+    except HarnessError as error:
+        return None, "", str(error)
     return None
 
 
@@ -135,10 +156,10 @@ def _write_end(run: runs.Run, error: tuple[int | None, str, str] | None) -> None
         run.fail(*error, peak_memory=provenance.peak_memory(children=True))
 
 
-def _papermill(source: Path, saved: Path, parameters: Mapping[str, Any], environment: Mapping[str, str], descriptor: int) -> None:
+def _papermill(notebook: notebooks.Notebook, saved: Path, parameters: Mapping[str, Any], environment: Mapping[str, str], descriptor: int) -> None:
     from harness.runs import kernel
 
-    kernel.execute(source, saved, parameters, environment, descriptor)
+    kernel.execute(notebook.held, saved, parameters, environment, descriptor)
 
 
 def _describe(problem: Exception, partial: Path) -> tuple[int | None, str, str]:
@@ -167,6 +188,8 @@ def _show(run: runs.Run) -> int:
         return 0
     error = found["error"]
     place = f" in cell {error['cell']} (`{error['source']}`)" if error["cell"] else ""
-    print(f"error: the run failed{place}: {error['reason']}\nwhat was finished is kept in {run.folder}; the same command goes on from there",
+    saved = run.folder / manifest.SAVED
+    seen = f"; its cells as far as they came are in {saved.name}" if saved.exists() else ""
+    print(f"error: the run failed{place}: {error['reason']}\nwhat was finished is kept in {run.folder}{seen}; the same command goes on from there",
           file=sys.stderr)
     return 130 if error["reason"].startswith("KeyboardInterrupt") else 1

@@ -35,6 +35,8 @@ class Notebook:
     """The code cells without the parameters cell."""
     harness: Mapping[str, Any] = field(default_factory=dict)
     """What its metadata say to the harness: `work`, `refuse`."""
+    held: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Its whole JSON, so that what runs is what was hashed."""
 
     @property
     def name(self) -> str:
@@ -68,7 +70,7 @@ def read(path: Path) -> Notebook:
     told = found.get("metadata", {}).get("harness", {})
     if not isinstance(told, dict):
         raise HarnessError(f"{path}: its metadata `harness` must be a table, not a {type(told).__name__}")
-    return Notebook(path, _title(words) or path.stem, _question(words), parameters, digest, sources, told)
+    return Notebook(path, _title(words) or path.stem, _question(words), parameters, digest, sources, told, found)
 
 
 def _tags(cell: dict[str, Any]) -> list[str]:
@@ -84,21 +86,39 @@ def load(path: Path) -> dict[str, Any]:
             near = sorted(other.name for other in path.parent.glob("*.ipynb")) if path.parent.is_dir() else []
             raise HarnessError(f"{path}: there is no such notebook; here are {', '.join(near) or 'none'}")
         found = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(found, ensure_ascii=False).encode()  # half a character (a lone surrogate) can be neither hashed nor saved
     except (ValueError, RecursionError) as error:
         raise HarnessError(f"{path}: not a notebook: {error}") from error
     except OSError as error:
         raise HarnessError(f"{path}: cannot be read ({error.strerror}); check its name and permissions") from error
     if not isinstance(found, dict) or not isinstance(found.get("cells"), list) or not all(isinstance(cell, dict) for cell in found["cells"]):
         raise HarnessError(f"{path}: not a notebook of format 4: it has no list of cells")
+    sources = [cell.get("source", "") for cell in found["cells"]]
+    if not all(isinstance(line, str) for source in sources for line in (source if isinstance(source, list) else [source])):
+        raise HarnessError(f"{path}: not a notebook of format 4: the source of cell {_odd(sources)} is neither text nor a list of lines")
     if not isinstance(found.get("metadata", {}), dict):
         raise HarnessError(f"{path}: not a notebook of format 4: its metadata are not a table")
     return found
 
 
+def _odd(sources: list[Any]) -> int:
+    """Number of the first cell whose source is no text."""
+    return next(number for number, source in enumerate(sources, 1)
+                if not all(isinstance(line, str) for line in (source if isinstance(source, list) else [source])))
+
+
 def text(cell: dict[str, Any]) -> str:
     """A cell's source as one text."""
     source = cell.get("source", "")
-    return source if isinstance(source, str) else "".join(map(str, source))
+    return source if isinstance(source, str) else "".join(source)
+
+
+def is_parameters(source: str) -> bool:
+    """Whether a cell holds settings alone: a parameters cell, or the one that papermill adds to it."""
+    try:
+        return source.startswith("# Parameters") or bool(params.read_cell(source))
+    except HarnessError:
+        return False
 
 
 def root(path: Path) -> Path:

@@ -55,7 +55,7 @@ def choose(notebook: Notebook, asked: str | None, given: Collection[str] = (), h
         if name in found and not lacking:
             return name, "; ".join([why, *passed])
         passed += [f"`{name}` would want {', '.join(f'-p {setting}=…' for setting in lacking)}"] if lacking else []
-    return None, "; ".join(["no preset for this machine, the notebook's own defaults", *passed])
+    return None, "; ".join([f"{'no preset for this machine' if found else 'it has no presets'}, the notebook's own defaults", *passed])
 
 
 def _in_order(here: Machine) -> list[tuple[str, str]]:
@@ -67,6 +67,9 @@ def _in_order(here: Machine) -> list[tuple[str, str]]:
 
 
 def needs(preset: Path) -> list[str]:
-    """The settings that a preset's own command sets beside it, by its first line."""
-    with preset.open(encoding="utf-8", errors="replace") as lines:
-        return re.findall(r"-p (\w+)=", lines.readline())
+    """The settings that a preset's own command sets beside it, by its first line; raises HarnessError for what is no file."""
+    try:
+        with preset.open(encoding="utf-8", errors="replace") as lines:
+            return re.findall(r"-p (\w+)=", lines.readline())
+    except OSError as error:  # a folder or a dangling link of that name
+        raise HarnessError(f"{preset}: cannot be read ({error.strerror}); check it and its permissions") from error

@@ -30,6 +30,12 @@ def _shell() -> Any:
     return module.get_ipython() if module else None
 
 
+def ran() -> list[str] | None:
+    """The cells that this session ran so far as they were typed, the current one last; None outside IPython."""
+    shell = _shell()
+    return None if shell is None else [cell.rstrip() for cell in shell.history_manager.input_hist_raw if cell.strip()]
+
+
 def _after_cell(result: Any) -> None:
     error = result.error_before_exec or result.error_in_exec
     run = _watched["run"]
@@ -45,4 +51,4 @@ def describe(error: BaseException) -> str:
 
 
 def _is_late_exit(error: BaseException, run: Run) -> bool:
-    return isinstance(error, SystemExit) and not error.code and run.manifest["status"] == "complete"
+    return isinstance(error, SystemExit) and not error.code and bool(run.manifest["outputs"])
