@@ -187,6 +187,14 @@ def test_the_share_missed_is_measured_on_this_very_search(planted: tuple[ImageSe
     assert mine.planted(images, index, ColourLayout(), k=13, tried=4)["found"].iloc[-1] == 20
 
 
+def test_the_share_missed_is_told_with_its_interval() -> None:
+    table = pd.DataFrame([("mirrored", 10, 8, 0.8, 0.44, 0.97), ("JPEG 40", 10, 10, 1.0, 0.74, 1.0), ("all", 20, 18, 0.9, 0.6, 0.98)],
+                         columns=["change", "asked", "found", "share", "low", "high"])
+    assert "it missed 2: 10.0 % (with 95 % confidence 2.0–40.0 %), most of those mirrored (2 of 10)" in mine._missed_words(table)
+    whole = table.assign(found=table["asked"], share=1.0, low=0.74, high=1.0)
+    assert "it missed 0: 0.0 % (with 95 % confidence at most 26.0 %). That" in mine._missed_words(whole)
+
+
 def test_another_picture_that_is_taken_for_the_copy_is_no_find(planted: tuple[ImageSet, search.Index], monkeypatch: pytest.MonkeyPatch) -> None:
     images, index = planted
     strange = index.names([0])[0]

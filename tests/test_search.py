@@ -80,6 +80,17 @@ def test_a_folder_of_which_only_some_pictures_are_asked(tmp_path: Path) -> None:
         index.find(["0" * 64])
 
 
+def test_a_picture_that_two_files_hold_counts_once(tmp_path: Path) -> None:
+    vectors, every = unit(60), names(60)
+    for part in (slice(0, 40), slice(20, 60)):
+        search.write(tmp_path, Embeddings(vectors[part], every[part], Numbers.sha256))
+    index = search.open_index(tmp_path, Numbers())
+    some = search._only(index, np.unique(search._digests(every[10:50])))
+    assert (len(index), len(some)) == (60, 40)
+    for held, wanted in ((index, every), (some, every[10:50])):
+        assert np.array_equal(held.vectors(held.find(wanted)), vectors[[every.index(name) for name in wanted]])
+
+
 def test_each_picture_goes_through_once_and_a_killed_pass_goes_on(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "KEEP", 4)
 

@@ -101,6 +101,8 @@ def _answers(action: str, images: ImageSet, args: argparse.Namespace, out: Path)
         yield from _without_clip(images, args)
     clip = load_clip(args.clip)
     vector = search.text_vectors(clip, [args.text]) if args.text else clip.encode_images([query]) if query else None
+    if action == "search" and (args.k or 1) > (distinct := images.table["sha256"].nunique()):
+        raise HarnessError(f"-k {args.k}: the folder has {distinct} distinct pictures; ask for 1 to {distinct}.")
     index = search.build(images, clip, out / "index")
     if action == "search":
         yield corpus.nearest(images, index, vector, f"“{args.text}”" if args.text else args.image.name, args.k or min(corpus.SHOWN, len(index)))

@@ -247,4 +247,4 @@ def pair_sheet(pairs: Sequence[tuple[Path, Path, str]]) -> Image.Image:
     """The first pairs (file, other file, what they are), two pictures each."""
     shown = list(pairs)[:PAIRS]
     return sheet([path for one, other, _ in shown for path in (one, other)],
-                 [words for one, other, how in shown for words in (one.name, f"{how} · {other.name}")], columns=6)
+                 [words for one, other, how in shown for words in (one.name, f"{how.removeprefix('the ').removesuffix(' picture')} · {other.name}")], columns=6)
