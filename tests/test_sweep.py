@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from harness import cli, provenance, runs
+from harness import cli, provenance, runs, stats
 from harness.errors import HarnessError
 from harness.runs import launch, lock, manifest, scan
 from harness.sweep import board, executors, grid, job, parcel, process, sweep
@@ -46,8 +46,8 @@ with open(run.folder / f"writer-{os.getpid()}.txt", "a", buffering=1) as own:
 assert not fails, "asked to fail"
 with open(run.folder / "findings.csv", "w", newline="") as file:
     table = csv.writer(file)
-    table.writerow(["question", "subject", "estimate", "low", "high", "verdict"])
-    table.writerow(["style", letter, value, value - 0.5, value + 0.5, "found"])
+    table.writerow("question subject estimate low high level n clusters floor power p_value calibration domain verdict abstained why".split())
+    table.writerow(["style", letter, value, value - 0.5, value + 0.5, 0.95, 4, 2, "", "", "", "planted", "none", "found", 0, "planted"])
 with open(run.folder.parent / "completed.txt", "a") as file:
     file.write(run.folder.name + "\\n")
 run.finish()'''
@@ -90,12 +90,13 @@ def complete(results: Path) -> list[dict[str, Any]]:
     return [manifest.read(folder) for folder in sorted(results.glob("nb-*")) if manifest.status(folder) == manifest.COMPLETE]
 
 
-def measured(results: Path) -> dict[tuple[str, float], dict[str, Any]]:
+def measured(results: Path) -> dict[tuple[str, float], dict[str, tuple[Any, ...]]]:
     """Findings by the settings that they were measured with."""
     found = {}
     for folder in results.glob("nb-*"):
         resolved = manifest.read(folder)["parameters"]["resolved"]
-        found[resolved["letter"], resolved["value"]] = board.findings(folder)
+        found[resolved["letter"], resolved["value"]] = {
+            name: (each.estimate, each.low, each.high, each.verdict) for name, each in board.findings(folder).items()}
     return found
 
 
@@ -164,7 +165,7 @@ def test_an_executor_that_is_not_there_is_refused(notebook: Path, results: Path,
 # --- the same grid everywhere -----------------------------------------------------------------------------------------
 
 GRID = "preset: tiny\nletter: [a, b]\nvalue: [2]\n"
-FOUND = {(letter, 2.0): {f"style: {letter}": {"question": "style", "subject": letter, "estimate": "2.0", "low": "1.5", "high": "2.5", "verdict": "found"}} for letter in "ab"}
+FOUND = {(letter, 2.0): {f"style: {letter}": (2.0, 1.5, 2.5, "found")} for letter in "ab"}
 
 
 @pytest.fixture(scope="module")
@@ -614,8 +615,9 @@ def test_a_wide_table_is_continued_beneath(results: Path) -> None:
     folder = results / "nb-1"
     folder.mkdir(parents=True)
     manifest.write(folder, {"schema": manifest.SCHEMA, "status": "complete", "id": "1" * 12, "notebook": "nb", "timings": {"seconds": 3.21}})
-    rows = [f"style,artist-{i},0.{i},,,not calibrated" for i in range(6)] + ["style,artist-0,0.9,0.8,0.95,found"]
-    (folder / "findings.csv").write_text("question,subject,estimate,low,high,verdict\n" + "\n".join(rows) + "\n")
+    some = [stats.cannot_tell("style", f"artist-{i}", "planted").but(estimate=i / 10, verdict="not calibrated") for i in range(6)]
+    again = some[0].but(estimate=0.9, low=0.8, high=0.95, verdict="found")
+    (folder / "findings.csv").write_text(stats.table([*some, again]).to_csv(index=False))
     made = board.Board(results, ["steps"], {7: {"steps": 20}}, [job.Outcome(7, "reused", "nb-1")])
     lines = made.text(width=80).splitlines()
     assert max(map(len, lines)) <= 80 and sum(line.startswith("7  ") for line in lines) == sum(line.startswith("row") for line in lines) > 1
@@ -629,4 +631,4 @@ def test_a_run_that_cannot_be_read_does_not_cost_the_table(results: Path) -> Non
     (results / "nb-2" / "findings.csv").write_text("question,subject,estimate,low,high,verdict\nstyle,a,many,,,found\n")
     outcomes = [job.Outcome(1, "complete", "nb-1"), job.Outcome(2, "complete", "nb-2"), job.Outcome(3, "stopped")]
     made = board.Board(results, [], {1: {}, 2: {}, 3: {}}, outcomes).text(200)
-    assert "row 1: " in made and "broken" in made and "many [–, –] found" in made and re.search(r"^3 +– +stopped", made, re.MULTILINE)
+    assert "row 1: " in made and "broken" in made and "row 2: " in made and "not a table of findings" in made and re.search(r"^3 +– +stopped", made, re.MULTILINE)

@@ -7,15 +7,16 @@ import io
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError
 from harness.runs import manifest
 from harness.sweep.job import COMPLETE, REUSED, Outcome
 
-FINDINGS = "findings.csv"
+if TYPE_CHECKING:
+    from harness.stats import Finding
+
 NUMBERS = ("estimate", "low", "high")
-Cell = Mapping[str, str]
 BESIDE = "cost and energy: rows that ran at the same time on one machine each count the whole machine, so their sum is too high"
 
 
@@ -25,7 +26,7 @@ class Board:
     def __init__(self, results: Path, varying: Sequence[str], settings: Mapping[int, Mapping[str, Any]], outcomes: Sequence[Outcome]) -> None:
         self.varying, self.settings, self.outcomes = varying, settings, outcomes
         self.facts: dict[int, Mapping[str, Any]] = {}
-        self.findings: dict[int, dict[str, Cell]] = {}
+        self.findings: dict[int, dict[str, Finding]] = {}
         self.problems: list[str] = []
         for each in outcomes:
             try:
@@ -52,7 +53,7 @@ class Board:
         table.writerow(["row", "id", *self.varying, "status", "seconds", "host", "folder", "report", "reason", *heads])
         for each in self.outcomes:
             facts, found = self.facts.get(each.number, {}), self.findings.get(each.number, {})
-            numbers = [found.get(question, {}).get(name, "") for question in self.questions for name in (*NUMBERS, "verdict")]
+            numbers = [getattr(found.get(question), name, None) for question in self.questions for name in (*NUMBERS, "verdict")]
             table.writerow([each.number, facts.get("id", ""), *self._values(each.number), each.status, self._seconds(each.number), each.host,
                             each.folder, facts.get("report") or "", each.reason, *numbers])
         return atomic_write(path, buffer.getvalue())
@@ -86,31 +87,27 @@ class Board:
         found = self.findings.get(number, {}).get(question)
         if not found:
             return "–"
-        estimate, low, high = (_short(found.get(name, "")) for name in NUMBERS)
-        return f"{estimate} [{low}, {high}] {found.get('verdict', '')}".strip()
+        estimate, low, high = (_short(getattr(found, name)) for name in NUMBERS)
+        return f"{estimate} [{low}, {high}] {found.verdict}"
 
 
-def findings(folder: Path) -> dict[str, Cell]:
-    """The findings of a run by ``question: subject``; a second one of the same name is numbered. {} where it kept none."""
-    path, found = folder / FINDINGS, {}
-    if not path.is_file():
-        return {}
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise HarnessError(f"{path}: not a table that can be read: {error}") from error
-    for row in rows:
-        name = ": ".join(word for word in (row.get("question"), row.get("subject")) if word)
+def findings(folder: Path) -> dict[str, Finding]:
+    """The findings of a run by ``question: subject``; a second one of the same name is numbered. {} where it kept none.
+
+    Raises HarnessError for a table that is none of findings.
+    """
+    from harness.runs import rows
+
+    found: dict[str, Finding] = {}
+    for each in rows.findings(folder) if (folder / rows.FINDINGS).is_file() else ():
+        name = ": ".join(word for word in (each.question, each.subject) if word)
         same = sum(other == name or other.startswith(f"{name} (") for other in found)
-        found[f"{name} ({same + 1})" if same else name] = row
+        found[f"{name} ({same + 1})" if same else name] = each
     return found
 
 
-def _short(text: str | None) -> str:
-    try:
-        return f"{float(text):.3g}" if text else "–"
-    except ValueError:
-        return str(text)
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
 
 
 def _blocks(rows: Sequence[Sequence[str]], width: int) -> list[list[Sequence[str]]]:
