@@ -23,6 +23,7 @@ from harness.errors import HarnessError
 
 ENTRY, HEAD = b"likeness ledger entry\n", b"likeness ledger head\n"  # so that no signature serves for anything else
 START = "0" * 64
+MALFORMED = (ValueError, KeyError, TypeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Entry:
     at: str
     """UTC, like 2026-01-31T12:00:00Z."""
     kind: str
-    """genesis, admit, record, withdrawal, descriptor, photo, tombstone or erase."""
+    """genesis, admit, record, withdrawal, descriptor, photo, tombstone, refusal or erase."""
     commitment: str
     """HMAC of the row, 64 hex digits; empty for an entry about no subject."""
     told: str
@@ -157,7 +158,8 @@ def check(entries: Sequence[Entry], rows: Mapping[int, Row], last: Head | None, 
     """Look at a whole chain and name the first wrong entry.
 
     `pin` is the fingerprint that the first entry must be signed by, `known` the hash of an entry that must be among them.
-    Without `signatures` only the head's is checked, on which all hashes depend: nearly as strong, and ten times faster.
+    Without `signatures` only those are checked that let a key in and that of the head, on which all hashes depend: no less
+    strong against whoever has no key, and ten times faster.
     """
     signer = entries[0].signer if entries else ""
     wrong = _first_wrong(entries, rows, signatures) or _wrong_end(entries, rows, last)
@@ -173,7 +175,7 @@ def _first_wrong(entries: Sequence[Entry], rows: Mapping[int, Row], signatures: 
     """The first entry that does not hold, with what is wrong about it."""
     try:
         gone, keyring = erased(entries), _Keyring()
-    except (ValueError, KeyError, TypeError):
+    except MALFORMED:
         gone, keyring = {}, _Keyring()
     previous = START
     for place, entry in enumerate(entries, 1):
@@ -211,7 +213,7 @@ class _Keyring:
         """Why the entry's signature does not count, or ''; takes up the keys that it admits."""
         try:
             new = admitted([entry])
-        except (ValueError, KeyError, TypeError):
+        except MALFORMED:
             return "it admits what is no key"
         if entry.seq == 1:
             if entry.kind != "genesis":
@@ -221,7 +223,7 @@ class _Keyring:
             return "it begins a ledger within a ledger"
         if entry.signer not in self.held:
             return f"it is signed by {entry.signer}, whom nobody admitted"
-        if signatures and not keys.verify(self.held[entry.signer], entry.signature, ENTRY + bytes.fromhex(entry.hash)):
+        if (signatures or new) and not keys.verify(self.held[entry.signer], entry.signature, ENTRY + bytes.fromhex(entry.hash)):
             return "its signature is not that of its signer"
         self.held |= new
         return ""
@@ -248,12 +250,19 @@ def matches(entry: Entry, row: Row) -> bool:
 
 def _wrong_end(entries: Sequence[Entry], rows: Mapping[int, Row], last: Head | None) -> tuple[int, str] | None:
     """Is the last entry the one that the head names, and is there no row beyond? What is wrong, or None."""
-    if not entries or last is None:
-        return (0, "the ledger has no entries" if not entries else "the signed head is missing; entries at the end may have been removed")
-    end, public = entries[-1], admitted(entries).get(last.signer, b"")
-    if not isinstance(last.hash, str) or not keys.verify(public, last.signature, _head_bytes(last.seq, last.hash)):
+    if not entries:
+        return (0, "the ledger has no entries")
+    wrong = wrong_head(entries[-1], last, admitted(entries))
+    beyond = sorted(set(rows) - {entry.seq for entry in entries})
+    return wrong or ((beyond[0], f"entry {beyond[0]}: there is content and no entry for it") if beyond else None)
+
+
+def wrong_head(end: Entry, last: Head | None, public: Mapping[str, bytes]) -> tuple[int, str] | None:
+    """Is the head signed by one of the keys (32 raw bytes, by fingerprint), and does it name this entry? What is wrong, or None."""
+    if last is None:
+        return (0, "the signed head is missing; entries at the end may have been removed")
+    if not isinstance(last.hash, str) or not keys.verify(public.get(last.signer, b""), last.signature, _head_bytes(last.seq, last.hash)):
         return (0, "the signed head is not signed by a key of this ledger")
     if (last.seq, last.hash) != (end.seq, end.hash):
         return (min(last.seq, end.seq + 1), f"the ledger ends at entry {end.seq}, and its signed head names entry {last.seq}")
-    beyond = sorted(set(rows) - {entry.seq for entry in entries})
-    return (beyond[0], f"entry {beyond[0]}: there is content and no entry for it") if beyond else None
+    return None

@@ -29,6 +29,11 @@ MIGRATIONS = (
     CREATE TABLE intents (id INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL, plan TEXT NOT NULL, done TEXT NOT NULL);
     CREATE TABLE unclean (one INTEGER PRIMARY KEY CHECK (one = 1));
     """,
+    """
+    ALTER TABLE intents DROP COLUMN done;
+    ALTER TABLE intents ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+    ALTER TABLE intents ADD COLUMN signature BLOB NOT NULL DEFAULT x'';
+    """,
 )
 
 

@@ -50,7 +50,7 @@ class Rescued:
     records: int
     """How many records."""
     lost: int
-    """Entries whose content could not be read, or was not what had been entered."""
+    """Entries whose content could not be read, or was not what had been entered; at least one where anything else is wrong."""
 
 
 def write(records: Iterable[Record], path: Path) -> Path:
@@ -130,7 +130,7 @@ def croissant(records: Sequence[Record], name: str) -> dict[str, Any]:
 def import_into(store: Store, path: Path, recorded_by: str = "") -> Imported:
     """Enter the records of a file into a ledger, all or none; those that hold there already are counted and left."""
     held = set(store.book().records)
-    found = [replace(record, recorded_by=record.recorded_by or recorded_by) for record in read(path)]
+    found = [replace(record, subject=store.known(record.subject) or record.subject, recorded_by=record.recorded_by or recorded_by) for record in read(path)]
     new = [record for record in dict.fromkeys(found) if record not in held]
     if new:
         store.add(new)
@@ -158,16 +158,22 @@ def evidence(path: Path) -> str:
 def rescue(path: Path, out: Path) -> Rescued:
     """Save what can be read of a damaged ledger as JSON, for a new one; the damaged file is left as it is.
 
-    Among entries that are lost may be withdrawals: then every permission that was saved becomes `constrained`, so that the
-    gate blocks until somebody has asked again.
+    Among entries that are lost may be withdrawals, and where a link, a signature or the head does not hold somebody may have
+    written what was never said: then every permission that was saved becomes `constrained` and no attestation is taken over,
+    so that the gate blocks until somebody has asked again. Raises HarnessError where `out` exists.
     """
+    if Path(out).exists():
+        raise HarnessError(f"{out}: there is a file already, and a rescue writes over nothing; choose another name.")
     tables = database.salvage(path)
-    entries = {entry.seq: entry for entry in (chain.Entry(*row) for row in tables["entries"]) if chain.stands(entry)}
+    every = [chain.Entry(*row) for row in tables["entries"]]
+    entries = {entry.seq: entry for entry in every if chain.stands(entry)}
     names = {number: (name, key) for number, name, key in tables["subjects"]}
     rows = {seq: chain.Row(*names.get(subject, ("", b"")), payload) for seq, subject, payload in tables["rows"]}
     sound = {seq: row for seq, row in rows.items() if seq in entries and chain.matches(entries[seq], row)}
+    whole = chain.check(every, rows, chain.Head(*tables["head"][0][1:]) if tables["head"] else None)
+    refusals = sum(entry.kind == "refusal" for entry in every)  # nameless: no record can say them, so all has to be asked again
+    lost = max(_lost(entries, set(sound), tables["head"]), int(not whole.ok), refusals)
     events = [Event(seq, entries[seq].at, entries[seq].kind, row.subject, json.loads(row.payload)) for seq, row in sound.items()]
-    lost = _lost(entries, set(sound), tables["head"])
     records = [_doubted(record, lost) for _, record in history.fold(events).records]
     write(records, out)
     return Rescued(Path(out), len(records), lost)
@@ -181,6 +187,8 @@ def _lost(entries: Mapping[int, chain.Entry], sound: set[int], head: Sequence[tu
 
 
 def _doubted(record: Record, lost: int) -> Record:
+    if lost and record.adult == "attested":
+        record = replace(record, adult="")
     if not lost or record.decision != "allowed":
         return record
     return replace(record, decision="constrained", note=f"saved from a damaged ledger that lost {lost} entries: ask again. {record.note}".strip())

@@ -1,21 +1,24 @@
 """The gate: may these pictures be used for this? Whatever is not plainly allowed is blocked.
 
 Asked for each picture: the artist, whoever else holds the rights, whoever is depicted, and whoever left a word on the very
-work. Depicted persons must besides be attested to be adult, and no purpose gets around that.
+work; whom their records name is asked in turn. Whoever made the work can say no, and need not say yes. Depicted persons
+must besides be attested to be adult, and no purpose gets around that.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from harness.consent import ledger as ledgers
 from harness.consent import near
-from harness.consent.ledger import ALL_WORKS, USES, Ledger, Record
+from harness.consent.ledger import ALL_WORKS, USES, Ledger, Record, plain, several, unnamed
 from harness.consent.store import Store, open_store
 from harness.errors import HarnessError, Refused
 from harness.images import ImageSet
@@ -74,7 +77,10 @@ Copies = Callable[[ImageSet, Sequence[tuple[str, bytes]]], Mapping[str, str]]
 
 def ask(images: ImageSet, ledger: Ledger | Store | Path, use: str = "cawg.ai_generative_training", purpose: str = "training",
         at: date | None = None, depicts: Sequence[str] = (), token: str = "", signals: Iterable[Record] = (), copies: Copies = near.copies) -> Decision:
-    """Ask the ledger about every picture (columns `sha256`, `artist`, perhaps `depicts`), for the day `at` (UTC today).
+    """Ask the ledger about every picture for the day `at` (UTC today).
+
+    The table has the columns `sha256` and `artist`; in `subject` and `rights_holder` others may be named who have to agree,
+    in `creator` one who may say no, in `depicts`, `depicted` and `person` who is shown (several with ";").
 
     Missing, expired, withdrawn, not yet granted, constrained, notAllowed, out of scope, and contradictory records all
     block, and so do near-duplicates of withdrawn works whose artist left their hashes: purpose "training" then raises
@@ -93,8 +99,8 @@ def ask(images: ImageSet, ledger: Ledger | Store | Path, use: str = "cawg.ai_gen
     book = book_of(ledger)
     day = at or _today(book)
     asked = _Question(book, (*book.records, *signals), use, day, token)
-    works = [(work, artist, (*depicts, *shown)) for work, artist, shown in _works(images, book)]
-    asked.refuse_minors({person for _, _, people in works for person in people} | {p for work, artist, _ in works for p in asked.shown(work, artist)})
+    works = [asked.concerning(work, depicts) for work in _works(images, book)]
+    asked.refuse_minors({person for work in works for person in work.shown})
     blocks = _blocks(asked, works, copies(images, book.left) if book.left else {})
     counts = Counter((artist, why) for _, artist, why in blocks)
     reasons = tuple(f"{who or '(no artist named)'}: {n} work{'s' if n > 1 else ''} {why}" for (who, why), n in counts.items())
@@ -103,7 +109,7 @@ def ask(images: ImageSet, ledger: Ledger | Store | Path, use: str = "cawg.ai_gen
         raise Refused(f"{len(blocks)} of {len(images)} pictures may not be used for {use}: " + "; ".join(reasons[:SAID])
                       + f"{more}. Take them out, or record the consent in the ledger.")
     return Decision(not blocks, purpose, use, day.isoformat(), reasons, len(images), len(blocks), book.sha256, frozenset(images.table["sha256"]),
-                    asked.wishes({artist for _, artist, _ in works}), tuple((work, why) for work, _, why in blocks))
+                    asked.wishes({work.artist for work in works}), tuple((work, why) for work, _, why in blocks))
 
 
 def book_of(ledger: Ledger | Store | Path) -> Ledger:
@@ -136,24 +142,42 @@ def _today(book: Ledger) -> date:
     return day
 
 
-def _works(images: ImageSet, book: Ledger) -> Iterable[tuple[str, str, tuple[str, ...]]]:
-    """Hash and artist of every picture, and whom the table or the store's photos say that it shows."""
+class _Work(NamedTuple):
+    """A picture, and whom it concerns."""
+
+    sha256: str
+    artist: str
+    holders: tuple[str, ...]
+    shown: tuple[str, ...]
+    makers: tuple[str, ...]
+
+
+def _works(images: ImageSet, book: Ledger) -> Iterable[_Work]:
+    """Every picture with those whom the table names, and whom the store's photos say that it shows."""
     table = images.table
-    column = table["depicts"] if "depicts" in table else [""] * len(table)
-    for work, artist, shown in zip(table["sha256"], table["artist"], column, strict=True):
-        people = tuple(name.strip() for name in shown.split(";") if name.strip()) if shown else ()
-        yield work, artist, people + ((book.photos[work],) if work in book.photos else ())
+    columns = [[_text(value) for value in table[name]] if name in table else [""] * len(table)
+               for name in ("sha256", "artist", "subject", "rights_holder", "depicts", "depicted", "person", "creator")]
+    for work, artist, subject, holder, depicts, depicted, person, creator in zip(*columns, strict=True):
+        drawn = plain(person).startswith(plain(artist) + "/")  # artist-21/4eebab3f: a figure that the artist made up
+        shown = several(";".join((depicts, depicted, "" if drawn else person)))
+        photo = (book.photos[work],) if work in book.photos else ()
+        yield _Work(work, artist, several(f"{subject};{holder}"), shown + photo, several(creator))
 
 
-def _blocks(asked: _Question, works: Sequence[tuple[str, str, tuple[str, ...]]], copied: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def _text(value: Any) -> str:
+    """A cell as text: tables from elsewhere hold numbers for names, and nothing at all."""
+    return value if isinstance(value, str) else "" if value is None or value != value else str(value)
+
+
+def _blocks(asked: _Question, works: Sequence[_Work], copied: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """Hash, artist and reason of every picture that is blocked."""
     blocks = []
-    for work, artist, people in works:
-        why = asked.why_not(work, artist, people)
-        if not why and work in copied:
-            why = f"nearly the same as a withdrawn work ({copied[work][:12]})"
+    for work in works:
+        why = asked.why_not(work)
+        if not why and work.sha256 in copied:
+            why = f"nearly the same as a withdrawn work ({copied[work.sha256][:12]})"
         if why:
-            blocks.append((work, artist, why))
+            blocks.append((work.sha256, work.artist, why))
     return blocks
 
 
@@ -165,37 +189,49 @@ class _Question:
         self.state = {id(record): record.state(day) for record in records}
         self.by_subject, self.by_work, self.of = defaultdict(list), defaultdict(list), defaultdict(list)
         for record in records:
-            self.of[record.subject].append(record)
-            (self.by_subject[record.subject] if record.sha256 == ALL_WORKS else self.by_work[record.sha256]).append(record)
+            name = plain(record.subject)
+            self.of[name].append(record)
+            (self.by_subject[name] if record.sha256 == ALL_WORKS else self.by_work[record.sha256]).append(record)
 
-    def shown(self, work: str, artist: str) -> list[str]:
-        """Whom the records say that a work shows."""
-        return [person for record in self._on(work, artist) for person in record.people]
-
-    def _on(self, work: str, artist: str) -> list[Record]:
+    def _on(self, work: str, name: str) -> list[Record]:
         # A record on the very work counts whoever it is from: a client or a person shown may say no too.
-        return self.by_subject.get(artist, []) + self.by_work.get(work, [])
+        return self.by_subject.get(plain(name), []) + self.by_work.get(work, [])
+
+    def concerning(self, work: _Work, depicts: Sequence[str]) -> _Work:
+        """The picture with everybody whom it concerns: whom the table names, whom their records name, and so on."""
+        holders, shown, makers = ({plain(name): name for name in names} for names in (work.holders, (*depicts, *work.shown), work.makers))
+        names, seen = [work.artist, *holders.values(), *shown.values(), *makers.values()], set()
+        while names:
+            name = names.pop()
+            if plain(name) in seen:
+                continue
+            seen.add(plain(name))
+            for record in self._on(work.sha256, name) if len(seen) == 1 else self.by_subject.get(plain(name), ()):
+                for into, named in ((holders, several(record.rights_holder)), (shown, record.people), (makers, several(record.creator))):
+                    names += [into.setdefault(plain(each), each) for each in named]
+        return work._replace(holders=tuple(sorted(holders.values())), shown=tuple(shown.values()), makers=tuple(makers.values()))
 
     def refuse_minors(self, people: Iterable[str]) -> None:
         """Raise Refused when somebody shown may be a minor: nobody said that they are adult, or somebody that they are not."""
-        said = {name: {r.adult for r in self.of.get(name, []) if self.state[id(r)] != "not yet granted"} for name in people}
+        said = {name: {r.adult for r in self.of.get(plain(name), []) if self.state[id(r)] != "not yet granted"} for name in people}
         missing = sorted(name for name, words in said.items() if "attested" not in words or words & {"minor", "unknown"})
         if missing:
             raise Refused(f"no adult attestation that stands for {', '.join(missing)}, who {'is' if len(missing) == 1 else 'are'} depicted; "
                           "pictures of somebody who may be a minor are used for nothing here, audits included. Take them out.")
 
-    def why_not(self, work: str, artist: str, people: Sequence[str]) -> str:
+    def why_not(self, work: _Work) -> str:
         """Why a work is blocked, or ''."""
-        on = self._on(work, artist)
-        holders = {record.rights_holder for record in on} - {"", artist}
-        others = [(name, f"of {name}'s, who holds the rights: ") for name in sorted(holders)]
-        others += [(name, f"showing {name}: ") for name in dict.fromkeys((*people, *self.shown(work, artist))) if name != artist]
-        records = {id(record): record for name, _ in [(artist, ""), *others] for record in self._on(work, name)}
-        asked = [record for record in records.values() if record.use == self.use]
-        why = self._no(asked) or self._missing(artist, asked, list(records.values()), "")
+        if self.book.refused and (unnamed(work.sha256), self.use) in self.book.refused:
+            return "refused (by somebody who was forgotten)"
+        others = [(name, f"of {name}'s, who holds the rights: ") for name in work.holders if plain(name) != plain(work.artist)]
+        others += [(name, f"showing {name}: ") for name in work.shown if plain(name) != plain(work.artist)]
+        names = dict.fromkeys(map(plain, (work.artist, *(name for name, _ in others), *work.makers)))
+        records = self.by_work.get(work.sha256, []) + [record for name in names for record in self.by_subject.get(name, ())]
+        asked = [record for record in records if record.use == self.use]
+        why = self._no(asked) or self._missing(work.artist, asked, records, "")
         for name, words in others:
-            why = why or self._missing(name, asked, list(records.values()), words)
-        return why or self._unwanted_name(records.values())
+            why = why or self._missing(name, asked, records, words)
+        return why or self._unwanted_name(records)
 
     def _no(self, asked: Sequence[Record]) -> str:
         """Does anybody say no, or only under a condition?"""
@@ -208,12 +244,12 @@ class _Question:
 
     def _missing(self, name: str, asked: Sequence[Record], records: Sequence[Record], words: str) -> str:
         """Is there a yes of this very party? If not, what there is instead."""
-        own = [record for record in asked if record.subject == name]
+        own = [record for record in asked if plain(record.subject) == plain(name)]
         if any(self.state[id(record)] == "allowed" for record in own):
             return ""
         if own:  # expired or not yet granted
             return words + ", ".join(f"{self.state[id(record)]} ({self._where(record)})" for record in own)
-        scopes = sorted({record.use for record in records if record.subject == name})
+        scopes = sorted({record.use for record in records if plain(record.subject) == plain(name)})
         return words + (f"out of scope (recorded only for {', '.join(scopes)})" if scopes else "without any record")
 
     def _where(self, record: Record) -> str:
@@ -229,12 +265,17 @@ class _Question:
 
     def wishes(self, artists: Iterable[str]) -> tuple[str, ...]:
         """How the artists must not be named."""
-        named = {(r.subject, words) for artist in artists for r in self.of.get(artist, []) for flag, words in
+        named = {(r.subject, words) for artist in artists for r in self.of.get(plain(artist), []) for flag, words in
                  ((r.not_as_token, "not to be a token"), (r.not_affiliated, "not to be named as taking part")) if flag}
         return tuple(f"{subject} asks {words}" for subject, words in sorted(named))
 
 
+SPLIT = re.compile(r"[\W_]+|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])|(?<=[a-z])(?=[A-Z])")
+"""Between words, between a word and a number, and where a capital follows: "MiraSolen2" is of three parts."""
+
+
 def _within(name: str, token: str) -> bool:
-    """Does a name stand in a token, whatever the case and whatever joins its words?"""
-    plain = [" ".join(re.split(r"[\W_]+", text.casefold().strip("<>"))) for text in (name, token)]
-    return bool(plain[0].strip()) and f" {plain[0].strip()} " in f" {plain[1]} "
+    """Does a name stand in a token, as some of its parts in a row, whatever the case and whatever joins them?"""
+    wanted = "".join(SPLIT.split(unicodedata.normalize("NFKC", name))).casefold()
+    parts = [part.casefold() for part in SPLIT.split(unicodedata.normalize("NFKC", token)) if part]
+    return bool(wanted) and any("".join(parts[i:j]) == wanted for i in range(len(parts)) for j in range(i + 1, len(parts) + 1))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from harness.consent.ledger import ALL_WORKS, Record
+from harness.consent.ledger import ALL_WORKS, Record, plain
 
 FORGOTTEN = "(forgotten)"
 """Stands where others' records named somebody who was forgotten: nobody, who can agree to nothing."""
@@ -25,7 +26,7 @@ class Event:
     at: str
     """UTC, like 2026-01-31T12:00:00Z."""
     kind: str
-    """record, withdrawal, descriptor, photo, tombstone; genesis, admit, erase."""
+    """record, withdrawal, descriptor, photo, tombstone; genesis, admit, refusal, erase."""
     subject: str
     """Whom it is about; empty for nobody."""
     payload: Mapping[str, Any]
@@ -65,6 +66,8 @@ class Standing:
     """Work and descriptor of what was withdrawn, where the artist left them to find copies by."""
     photos: tuple[Photo, ...]
     """Photos of people that are still kept."""
+    refused: frozenset[tuple[str, str]]
+    """Works (as ledger.unnamed gives them) and uses that somebody refused who was forgotten."""
 
 
 def fold(events: Iterable[Event]) -> Standing:
@@ -84,7 +87,8 @@ def fold(events: Iterable[Event]) -> Standing:
             withdrawals[event.place] = event
             hit[event.place] = _withdraw(records, event)
     marks = _marks(ordered, mistaken - {(record.subject, record.sha256) for record in records.values()})
-    return Standing(tuple((seq, record) for (seq, _), record in records.items()), marks, _left(marks, withdrawals), _photos(ordered))
+    return Standing(tuple((seq, record) for (seq, _), record in records.items()), marks, _left(marks, withdrawals),
+                    _photos(ordered), frozenset((work, use) for event in ordered if event.kind == "refusal" for work, use in event.payload["works"]))
 
 
 def _drop(records: dict[tuple[int, str], Record], hit: Mapping[int, set[tuple[int, str]]], seq: int) -> set[tuple[str, str]]:
@@ -99,7 +103,7 @@ def _drop(records: dict[tuple[int, str], Record], hit: Mapping[int, set[tuple[in
 def _withdraw(records: dict[tuple[int, str], Record], event: Event) -> set[tuple[int, str]]:
     """Mark the subject's records as withdrawn, and add one for each use, against records that others may bring later."""
     said, subject = event.payload, event.subject
-    meant = {key for key, record in records.items() if record.subject == subject and record.use in said["uses"]
+    meant = {key for key, record in records.items() if plain(record.subject) == plain(subject) and record.use in said["uses"]
              and said["sha256"] in (ALL_WORKS, record.sha256)}
     for key in meant:
         records[key] = replace(records[key], withdrawn=records[key].withdrawn or said["day"])
@@ -117,8 +121,8 @@ def _marks(events: list[Event], mistaken: set[tuple[str, str]]) -> tuple[tuple[s
 
 def _left(marks: Iterable[tuple[str, str, bytes]], withdrawals: Mapping[int, Event]) -> tuple[tuple[str, bytes], ...]:
     """Descriptors of withdrawn works whose artist left them."""
-    meant = {(event.subject, event.payload["sha256"]) for event in withdrawals.values() if event.payload["left"]}
-    return tuple((work, descriptor) for subject, work, descriptor in marks if meant & {(subject, work), (subject, ALL_WORKS)})
+    meant = {(plain(event.subject), event.payload["sha256"]) for event in withdrawals.values() if event.payload["left"]}
+    return tuple((work, descriptor) for subject, work, descriptor in marks if meant & {(plain(subject), work), (plain(subject), ALL_WORKS)})
 
 
 def _photos(events: list[Event]) -> tuple[Photo, ...]:
@@ -127,14 +131,16 @@ def _photos(events: list[Event]) -> tuple[Photo, ...]:
 
 
 def without(payload: Mapping[str, Any], name: str, instead: str) -> dict[str, Any]:
-    """What was entered, with a subject's name taken out wherever it stands as a whole word."""
-    word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
+    """What was entered, with a subject's name taken out wherever it stands as a whole word, in whatever case and spacing."""
+    words = r"\s+".join(map(re.escape, unicodedata.normalize("NFC", name).split()))
+    word = re.compile(rf"(?<![\w-]){words}(?![\w-])", re.IGNORECASE)
     return {key: _replaced(value, word, instead) if key in FREE else value for key, value in payload.items()}
 
 
 def _replaced(value: Any, word: re.Pattern[str], instead: str) -> Any:
     if isinstance(value, str):
-        return word.sub(lambda _: instead, value)
+        composed = unicodedata.normalize("NFC", value)
+        return word.sub(lambda _: instead, composed) if word.search(composed) else value
     if isinstance(value, Mapping):
-        return {word.sub(lambda _: instead, key): _replaced(each, word, instead) for key, each in value.items()}
+        return {_replaced(key, word, instead): _replaced(each, word, instead) for key, each in value.items()}
     return [_replaced(each, word, instead) for each in value] if isinstance(value, list) else value

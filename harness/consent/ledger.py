@@ -8,10 +8,11 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import date
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from harness.errors import HarnessError
@@ -23,6 +24,17 @@ ALL_WORKS = "*"
 ADULT = ("", "attested", "minor", "unknown")
 YES = ("", "yes")
 HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@lru_cache(maxsize=100_000)
+def plain(name: str) -> str:
+    """A name as it is compared: whoever is written in another case, with other spaces or in other Unicode is the same one."""
+    return unicodedata.normalize("NFC", " ".join(unicodedata.normalize("NFKC", name).casefold().split()))
+
+
+def unnamed(work: str) -> str:
+    """What is kept of a work (its sha256) that somebody refused who was forgotten: whoever has the file can tell that it is meant, nobody else."""
+    return sha256(b"likeness refusal\n" + work.encode())
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,7 @@ class Record:
     @property
     def people(self) -> tuple[str, ...]:
         """Whom the work shows."""
-        return tuple(name.strip() for name in self.depicted.split(";") if name.strip())
+        return several(self.depicted)
 
     def state(self, at: date) -> str:
         """allowed, notAllowed, constrained, withdrawn, expired or "not yet granted" on a day.
@@ -100,6 +112,11 @@ class Record:
         if self.expires and at >= date.fromisoformat(self.expires):
             return "expired"
         return "not yet granted" if at < date.fromisoformat(self.granted) else self.decision
+
+
+def several(names: str) -> tuple[str, ...]:
+    """Names in a field that may hold several, with ";" between them."""
+    return tuple(name.strip() for name in names.split(";") if name.strip())
 
 
 def _problem(record: Record) -> str:
@@ -166,6 +183,8 @@ class Ledger:
     """Works (sha256, perceptual descriptor) whose copies an artist wants to be found after the withdrawal."""
     photos: Mapping[str, str] = field(default_factory=dict)
     """Photos of people: sha256 of the file to the person shown."""
+    refused: frozenset[tuple[str, str]] = frozenset()
+    """Works (as `unnamed` gives them) and uses that somebody refused who was forgotten since."""
     last: str = ""
     """Day of the last entry of a store: no question is answered for an earlier one by a clock that went back."""
 

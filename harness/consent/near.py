@@ -18,18 +18,17 @@ Same = Callable[[bytes, bytes], bool]
 def copies(images: ImageSet, left: Sequence[tuple[str, bytes]], describe: Describe | None = None, same: Same | None = None) -> dict[str, str]:
     """Pictures (sha256) that are nearly the same as a withdrawn work, each with that work's sha256.
 
-    `left` are works and their descriptors. A column `descriptor` (hex) saves decoding the pictures; what cannot be
-    decoded cannot be cleared either, and raises HarnessError. `describe` and `same` default to harness.perceptual; every
+    `left` are works and their descriptors. Every picture is decoded, whatever a table says of it; what cannot be decoded
+    cannot be cleared either, and raises HarnessError. `describe` and `same` default to harness.perceptual; every
     picture is compared with every work left, and within one process no two of them twice.
     """
     if describe is None or same is None:
         from harness import perceptual
 
         describe, same = describe or perceptual.descriptor, same or perceptual.is_near
-    held = images.table["descriptor"] if "descriptor" in images.table else [""] * len(images)
     found = {}
-    for path, work, known in zip(images.paths, images.table["sha256"], held, strict=True):
-        mine = bytes.fromhex(known) if known else _described(path, work, describe)
+    for path, work in zip(images.paths, images.table["sha256"], strict=True):
+        mine = _described(path, work, describe)
         hit = next((other for other, descriptor in left if _same(same, mine, descriptor)), None)
         if hit:
             found[work] = hit

@@ -15,10 +15,12 @@ What other rooms and commands call (the rest of this package builds on these and
     store.add_photo(subject, sha256, path, hours=24) -> entry number
     store.photos(subject=None, due=None) -> list[history.Photo]
     store.drop_photos(photos, why) -> entry number        erases them from the ledger; the files are the caller's to delete first
-    store.forget(subject, intent=None) -> Forgotten       destroys key and rows, takes the name out of others' rows, scrubs the file
+    store.forget(subject, intent=None) -> Forgotten       destroys key and rows, takes the name out of others' rows, scrubs the file;
+                                                          what they had refused stays refused, namelessly
+    store.known(name) -> str                              how the ledger spells a subject ("Mira " and "mira" are one), or ""
     store.admit(public, note="") -> entry number          another key may sign from now on
     store.verify_chain(pin="", known="") -> chain.Checked names the first wrong entry; pin defaults to the key in hand
-    store.intents -> journal.Journal                      begin(kind, subject, plan) -> id, done(id, state), finish(id), open() -> list[Intent]
+    store.intents -> journal.Journal                      begin(kind, subject, plan) -> id, finish(id), open() -> list[Intent]
 
 Everything raises HarnessError in one sentence; nothing is entered half.
 """
@@ -28,16 +30,17 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.consent import chain, database, history, keys, reading
-from harness.consent.history import Event, Photo
+from harness.consent import database, history, keys, reading
+from harness.consent.history import Photo
 from harness.consent.journal import Journal
-from harness.consent.ledger import ALL_WORKS, HASH, USES, Ledger, Record
+from harness.consent.ledger import ALL_WORKS, HASH, USES, Record, unnamed
+from harness.consent.reading import stamp
 from harness.consent.writing import Writer
 from harness.errors import HarnessError
 
@@ -57,6 +60,8 @@ class Withdrawal:
     """The work, or * for all."""
     works: frozenset[str]
     """Works that the ledger names: where the subject agreed to all works, there are more than it knows."""
+    left: frozenset[str] = frozenset()
+    """Works whose descriptors stay, so that their copies are found: none where they were asked for and there are none to leave."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,6 @@ class Forgotten:
 def utc_now() -> datetime:
     """The time that entries carry."""
     return datetime.now(UTC)
-
-
-def stamp(at: datetime) -> str:
-    """A time as the ledger writes it: UTC, whole seconds."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def open_store(path: Path, key: keys.Key | None = None, create: bool = False, clock: Callable[[], datetime] = utc_now) -> Store:
@@ -98,13 +98,14 @@ def open_store(path: Path, key: keys.Key | None = None, create: bool = False, cl
     return store
 
 
-class Store:
+class Store(reading.Reader):
     """A ledger that is open; see the module for what it can do. Not shared between threads: open it in each."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection, key: keys.Key | None, clock: Callable[[], datetime]) -> None:
-        self.path, self.clock, self._connection, self._given = path, clock, connection, key
-        self.intents = Journal(connection, path, clock)
-        self._held: tuple[tuple[int, ...], reading.Everything] | None = None
+        super().__init__(path, connection, key.fingerprint if key else "")
+        self.clock, self._given = clock, key
+        self.intents = Journal(connection, path, clock, lambda: self.key)
+        self._trusted: tuple[int, ...] = ()
 
     def __enter__(self) -> Store:
         return self
@@ -121,80 +122,29 @@ class Store:
         """What signs: the key given, or this user's own."""
         return self._given or keys.default()
 
-    # --- reading
-
-    def subjects(self) -> list[str]:
-        """Everybody whom an entry is about, by name."""
-        with database.in_words(self.path):
-            return [name for (name,) in self._connection.execute("SELECT name FROM subjects ORDER BY name")]
-
-    def _sound(self) -> reading.Everything:
-        """The whole ledger, once its chain, contents and signed head were looked at; read anew whenever somebody wrote."""
-        with database.in_words(self.path):
-            state = (*self._connection.execute("PRAGMA data_version").fetchone(), self._connection.total_changes)
-        if self._held is None or self._held[0] != state:
-            self._held = (state, reading.everything(self._connection, self.path))
-        found = self._held[1]
-        if not found.quick.ok:
-            raise HarnessError(f"{self.path}: {found.quick.problem}; the ledger cannot be relied upon until `harness consent verify` finds nothing.")
-        return found
-
-    def history(self, subject: str | None = None) -> list[Event]:
-        """Everything that was entered, in order; of one subject, or of all. Raises HarnessError as `book` does."""
-        return [event for event in self._sound().events if subject is None or event.subject == subject]
-
-    def book(self) -> Ledger:
-        """What holds now. Raises HarnessError when the chain, a row or the signed head does not hold (see `verify_chain`)."""
-        return self._sound().ledger(self.path.name)
-
-    def records(self, subject: str) -> list[tuple[int, Record]]:
-        """Entry and record of everything that the subject decided and that was not replaced, withdrawn ones included."""
-        return [(seq, record) for seq, record in self._sound().standing.records if record.subject == subject]
-
-    def works(self, subject: str) -> set[str]:
-        """Hashes of the works and photos that the ledger names with the subject, as theirs or as showing them.
-
-        Only what stands counts: a work of which a record was replaced, because it had been entered by mistake, is not theirs.
-        """
-        now = self._sound().standing
-        named = {record.sha256 for _, record in now.records if subject in (record.subject, *record.people)}
-        held = {work for who, work, _ in now.marks if who == subject} | {photo.sha256 for photo in now.photos if photo.subject == subject}
-        return (named | held) - {ALL_WORKS}
-
-    def descriptors(self, subject: str) -> dict[str, bytes]:
-        """The perceptual descriptor of each of the subject's works for which one is held."""
-        return {work: descriptor for who, work, descriptor in self._sound().standing.marks if who == subject}
-
-    def photos(self, subject: str | None = None, due: datetime | None = None) -> list[Photo]:
-        """Photos of people that are kept; with `due` only those whose time is over by then."""
-        until = stamp(due) if due else "9"
-        return [photo for photo in self._sound().standing.photos if photo.until <= until and subject in (None, photo.subject)]
-
-    def verify_chain(self, pin: str = "", known: str = "") -> chain.Checked:
-        """Look at every link, signature and row, and name the first wrong one.
-
-        `pin` is the fingerprint that the ledger must have been begun with (of the key given to `open_store`, if any), `known`
-        the hash of an entry noted elsewhere, such as a manifest's.
-        """
-        found = reading.everything(self._connection, self.path)
-        return chain.check(found.entries, found.rows, found.head, pin or (self._given.fingerprint if self._given else ""), known)
-
     # --- writing
 
     @contextmanager
-    def _writing(self) -> Iterator[Writer]:
-        """Enter all of it or nothing."""
+    def _writing(self, always: bool = False, begin: bool = False) -> Iterator[Writer]:
+        """Enter all of it or nothing, and only in a ledger that holds: what the gate refuses to read is not signed anew.
+
+        With `always` a clock that is wrong, or was wrong once, does not stop it: a no has to be heard.
+        """
         with database.in_words(self.path), database.transaction(self._connection):
-            writer = Writer(self._connection, self.path, self.key, stamp(self.clock()))
+            if not begin and self._state() != self._trusted:
+                self._sound()
+            writer = Writer(self._connection, self.path, self.key, stamp(self.clock()), always)
             yield writer
             writer.close()
+            state = self._state()  # before the lock is let go: what others write from then on has to be looked at
+        self._trusted = () if begin else state
 
     def _begin(self) -> None:
         """The first entry of a new ledger, unless another process has just made it."""
         with database.in_words(self.path):
             begun = self._connection.execute("SELECT count(*) FROM entries").fetchone()[0]
         if not begun:
-            with self._writing() as writer:
+            with self._writing(begin=True) as writer:
                 writer.begin()
 
     def add(self, records: Record | Iterable[Record], descriptors: Mapping[str, bytes] | None = None, replaces: Sequence[int] = ()) -> list[int]:
@@ -204,7 +154,7 @@ class Store:
         other may be entered; the gate then blocks and names both.
         """
         listed = [records] if isinstance(records, Record) else list(records)
-        with self._writing() as writer:
+        with self._writing(all(record.decision == "notAllowed" for record in listed)) as writer:
             writer.check_replaced(replaces, {record.subject for record in listed})
             return [writer.record(record, replaces, (descriptors or {}).get(record.sha256)) for record in listed]
 
@@ -213,24 +163,26 @@ class Store:
         """Withdraw all that a subject agreed to, or one work (its sha256; of `subject`, where the ledger does not say whose it is).
 
         It holds from now on whatever day is asked about. With `leave_hashes` the perceptual descriptors stay, so that copies
-        of these works are found; otherwise they are erased.
+        of these works are found (a second call may leave them too; `left` says which do); otherwise they are erased.
         """
         single = bool(HASH.fullmatch(target))
-        who = subject or (self._owner(target) if single else target)
-        if who not in self.subjects():
-            raise HarnessError(f"{self.path}: there is nothing about {who}; the subjects are {', '.join(self.subjects()) or 'none'}.")
+        asked = subject or (self._owner(target) if single else target)
+        who = self.known(asked)
+        if not who:
+            raise HarnessError(f"{self.path}: there is nothing about {asked}; the subjects are {', '.join(self.subjects()) or 'none'}.")
         if not uses or not set(uses) <= set(USES):
             raise HarnessError(f"a withdrawal is from one or more of {', '.join(USES)}, not from {', '.join(map(repr, uses)) or 'nothing'}.")
         work = target if single else ALL_WORKS
         said = {"sha256": work, "by": by, "day": f"{at or self.clock():%Y-%m-%d}", "why": why, "left": leave_hashes, "uses": list(uses)}
-        with self._writing() as writer:
+        with self._writing(always=True) as writer:
             gone = [event.seq for event in self.history(who) if event.kind == "descriptor" and (not single or event.payload["sha256"] == work)]
             for sha256, descriptor in (descriptors or {}).items() if leave_hashes else ():
                 writer.descriptor(who, sha256, descriptor)
             seq = writer.enter("withdrawal", who, said)
             if gone and not leave_hashes:
                 writer.erase(gone, "descriptors of withdrawn works")
-        return Withdrawal(seq, who, work, frozenset({work} if single else self.works(who)))
+        left = frozenset(self.descriptors(who) if leave_hashes else ())
+        return Withdrawal(seq, who, work, frozenset({work} if single else self.works(who)), left & {work} if single else left)
 
     def _owner(self, sha256: str) -> str:
         """Whose the work is that is to be withdrawn."""
@@ -242,7 +194,7 @@ class Store:
 
     def tombstone(self, what: Mapping[str, Any], subject: str = "") -> int:
         """Enter what was deleted; with a subject it is forgotten with them, without one it must hold nothing personal."""
-        with self._writing() as writer:
+        with self._writing(always=True) as writer:
             return writer.enter("tombstone", subject, {"what": dict(what)}) if subject else writer.tell("tombstone", {"what": dict(what)})
 
     def add_photo(self, subject: str, sha256: str, path: Path | str, hours: float = HOURS) -> int:
@@ -255,34 +207,35 @@ class Store:
 
     def drop_photos(self, photos: Iterable[Photo], why: str = "retention") -> int:
         """Erase photos from the ledger, with an entry that says how many and why."""
-        with self._writing() as writer:
+        with self._writing(always=True) as writer:
             return writer.erase([photo.seq for photo in photos], why)
 
     def forget(self, subject: str, intent: int | None = None) -> Forgotten:
         """Destroy the subject's key and rows, take the name out of the rows of others, finish `intent`, and scrub the file.
 
         A crash after the first step leaves the file marked, and the next opening scrubs it. Another subject's record that
-        named this one as depicted or as rights holder goes on blocking: it names "(forgotten)", whom nobody can ask.
+        named this one as depicted or as rights holder goes on blocking: it names "(forgotten)", whom nobody can ask. And a work
+        that this one had refused stays blocked: of it a hash of its hash is kept, by which only whoever has the file can know it.
         """
-        if subject not in self.subjects():
+        if not self.known(subject):
             raise HarnessError(f"{self.path}: there is nothing about {subject}.")
-        with self._writing() as writer:
+        with self._writing(always=True) as writer:
+            refused = self._refused(subject)
             gone = [event.seq for event in self.history(subject)] + writer.rename(self.history(), subject, history.FORGOTTEN)
+            if refused:
+                writer.tell("refusal", {"works": refused})
             seq = writer.erase(gone, "forgotten")
             writer.destroy(subject, intent)
         database.scrub(self._connection, self.path)
         return Forgotten(seq, len(gone))
 
+    def _refused(self, subject: str) -> list[list[str]]:
+        """Works that the subject said no to, or yes only under a condition, each with the use; without their names."""
+        today = self.clock().date()
+        return sorted([unnamed(record.sha256), record.use] for _, record in self.records(subject)
+                      if record.sha256 != ALL_WORKS and record.state(today) not in ("allowed", "expired") and (record.withdrawn or record.decision != "allowed"))
+
     def admit(self, public: bytes, note: str = "") -> int:
         """Let another key (32 raw bytes, `keys.read_public`) sign entries from now on."""
         with self._writing() as writer:
             return writer.tell("admit", {"public": public.hex(), "note": note})
-
-    def export(self, subject: str) -> dict[str, Any]:
-        """Everything that is held about a subject, readable: what holds, how it came about, and where others' records name them."""
-        events = self.history()
-        named = [seq for seq, record in self._sound().standing.records if record.subject != subject and
-                 subject in (*record.people, record.creator, record.rights_holder, record.recorded_by)]
-        return {"subject": subject, "records": [{"entry": seq} | asdict(record) for seq, record in self.records(subject)],
-                "history": [{"entry": e.seq, "at": e.at, "kind": e.kind} | dict(e.payload) for e in events if e.subject == subject],
-                "photos": [asdict(photo) for photo in self.photos(subject)], "named_in_entries": named}

@@ -11,37 +11,47 @@ from pathlib import Path
 from typing import Any
 
 from harness.consent import chain, history, keys
-from harness.consent.chain import Entry, Row
-from harness.consent.ledger import Record
+from harness.consent.chain import Entry, Head, Row
+from harness.consent.ledger import Record, plain
 from harness.errors import HarnessError
 
 
 class Writer:
     """Appends entries; made inside a transaction, and closed (which signs the head) before that ends."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, key: keys.Key, at: str) -> None:
-        """Raises HarnessError when the clock went back, the key was not admitted, or the end of the ledger was tampered with."""
+    def __init__(self, connection: sqlite3.Connection, path: Path, key: keys.Key, at: str, always: bool = False) -> None:
+        """Raises HarnessError when the clock went back, the key was not admitted, or the end of the ledger was tampered with.
+
+        With `always` no clock stops what is entered: it gets the time of the last entry where that is later.
+        """
         self._connection, self._path, self._key, self._at = connection, path, key, at
         row = connection.execute("SELECT seq, at, kind, commitment, told, previous, signer, hash, signature FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
         self._last = Entry(*row) if row else None
-        self._subjects: dict[str, tuple[int, bytes]] = {}
+        self._subjects: dict[str, tuple[int, str, bytes]] = {}
         if self._last:
+            self._at = max(at, self._last.at) if always else at
             self._check(self._last)
 
     def _check(self, last: Entry) -> None:
         """May this key write here and now?"""
         if self._at < last.at:
             raise HarnessError(f"{self._path}: the clock of this machine says {self._at}, and the last entry is of {last.at}; set the clock, then run this again.")
-        public = [json.loads(told)["public"] for (told,) in self._connection.execute("SELECT told FROM entries WHERE kind IN ('genesis', 'admit')")]
-        if self._key.public.hex() not in public:
+        told = self._connection.execute("SELECT told FROM entries WHERE kind IN ('genesis', 'admit')")
+        public = {keys.fingerprint(each): each for (text,) in told for each in (bytes.fromhex(json.loads(text)["public"]),)}
+        if self._key.fingerprint not in public:
             raise HarnessError(f"{self._path}: the key {self._key.fingerprint} may not sign here; somebody who may has to admit it "
                                "(`harness key show --pem` writes its public half).")
-        head = self._connection.execute("SELECT seq, hash FROM head").fetchone()
-        if head != (last.seq, last.hash) or last.digest() != last.hash:
+        head = self._connection.execute("SELECT seq, hash, signer, signature FROM head").fetchone()
+        if chain.wrong_head(last, Head(*head) if head else None, public) or not chain.stands(last):
             raise HarnessError(f"{self._path}: its last entry is not the one that was signed; `harness consent verify` says more, and nothing was entered.")
 
     def begin(self) -> int:
-        """The first entry: which key begins the ledger, and a number that tells ledgers apart. Nothing where another process was first."""
+        """The first entry: which key begins the ledger, and a number that tells ledgers apart. Nothing where another process was first.
+
+        Raises HarnessError where there is content and no entry: somebody took the entries away.
+        """
+        if not self._last and any(self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("rows", "subjects", "head")):
+            raise HarnessError(f"{self._path}: its entries were taken away; put back a backup, nothing was entered.")
         return self._last.seq if self._last else self.tell("genesis", {"ledger": secrets.token_hex(16), "public": self._key.public.hex()})
 
     def tell(self, kind: str, told: Any) -> int:
@@ -52,8 +62,8 @@ class Writer:
         """Enter something about a subject, who gets a key at their first entry."""
         if not subject.strip() or subject == history.FORGOTTEN:
             raise HarnessError(f"{self._path}: a {kind} needs a subject, and {subject!r} is nobody.")
-        number, key = self._subject(subject)
-        row = Row(subject, key, chain.canonical(payload))
+        number, name, key = self._subject(subject)
+        row = Row(name, key, chain.canonical(payload))
         seq = self._append(kind, row, None)
         self._connection.execute("INSERT INTO rows (seq, subject, payload) VALUES (?, ?, ?)", (seq, number, row.payload))
         return seq
@@ -63,12 +73,16 @@ class Writer:
         self._connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", astuple(self._last))
         return self._last.seq
 
-    def _subject(self, name: str) -> tuple[int, bytes]:
-        """Number and key of a subject, made at first use."""
-        if name not in self._subjects:
-            self._connection.execute("INSERT OR IGNORE INTO subjects (name, key) VALUES (?, ?)", (name, secrets.token_bytes(32)))
-            self._subjects[name] = self._connection.execute("SELECT id, key FROM subjects WHERE name = ?", (name,)).fetchone()
-        return self._subjects[name]
+    def _subject(self, name: str) -> tuple[int, str, bytes]:
+        """Number, name and key of a subject, made at first use; spelled otherwise it is the same one."""
+        if not self._subjects:
+            held = self._connection.execute("SELECT id, name, key FROM subjects ORDER BY id DESC").fetchall()
+            self._subjects = {plain(each[1]): each for each in held}
+        if plain(name) not in self._subjects:
+            made, key = " ".join(name.split()), secrets.token_bytes(32)
+            number = self._connection.execute("INSERT INTO subjects (name, key) VALUES (?, ?)", (made, key)).lastrowid or 0
+            self._subjects[plain(name)] = (number, made, key)
+        return self._subjects[plain(name)]
 
     def record(self, record: Record, replaces: Sequence[int], descriptor: bytes | None) -> int:
         """Enter a record and, where there is one, the descriptor of its work."""
@@ -87,7 +101,7 @@ class Writer:
         for seq in replaces:
             found = self._connection.execute("SELECT name, kind FROM rows JOIN subjects ON subjects.id = rows.subject JOIN entries USING (seq) WHERE seq = ?",
                                              (seq,)).fetchone()
-            if not found or found[1] not in ("record", "withdrawal") or {found[0]} != subjects:
+            if not found or found[1] not in ("record", "withdrawal") or {plain(found[0])} != set(map(plain, subjects)):
                 raise HarnessError(f"{self._path}: entry {seq} is no record or withdrawal of {', '.join(sorted(subjects)) or 'anybody'}; nothing was replaced.")
 
     def erase(self, seqs: Sequence[int], why: str) -> int:
@@ -101,14 +115,16 @@ class Writer:
         old = []
         for event in events:
             new = history.without(event.payload, name, instead)
-            if event.subject not in ("", name) and new != event.payload:
+            if plain(event.subject) not in ("", plain(name)) and new != event.payload:
                 self.enter(event.kind, event.subject, new | {"stands_for": event.place})
                 old.append(event.seq)
         return old
 
     def destroy(self, subject: str, intent: int | None) -> None:
-        """Delete a subject with their key, and the intent that asked for it; mark the file as one to be scrubbed."""
-        self._connection.execute("DELETE FROM subjects WHERE name = ?", (subject,))
+        """Delete a subject with their key, however spelled, and the intent that asked for it; mark the file as one to be scrubbed."""
+        for number, name in self._connection.execute("SELECT id, name FROM subjects").fetchall():
+            if plain(name) == plain(subject):
+                self._connection.execute("DELETE FROM subjects WHERE id = ?", (number,))
         self._connection.execute("DELETE FROM intents WHERE id = ?", (intent,))
         self._connection.execute("INSERT OR IGNORE INTO unclean VALUES (1)")
 
