@@ -104,7 +104,8 @@ def test_values_that_swap_are_not_the_same() -> None:
     """All 24 change, and cancel out within each prompt, or within each prompt and each seed."""
     swap = steps([1, 0] * 12, [0, 1] * 12)
     board = [float((i // 2 + i) % 2) for i in range(24)]
-    crossed = steps([1 - v for v in board], board, shared=True)
+    square = [float((i // 4 + i) % 2) for i in range(48)]
+    crossed = steps([1 - v for v in square], square, seeds=4, shared=True)
     for found in (swap, crossed):
         assert found.says == paired.NOISE and found.low < -0.2 and found.high > 0.2 and "Every value" not in found.why
     for shared in (False, True):
@@ -113,8 +114,8 @@ def test_values_that_swap_are_not_the_same() -> None:
 
 
 def test_all_steps_up_leave_room_for_some_that_are_not() -> None:
-    for shared in (False, True):
-        found = steps([1.0] * 24, [0.0] * 24, shared=shared)
+    for seeds, shared in ((2, False), (3, True)):
+        found = steps([1.0] * 12 * seeds, [0.0] * 12 * seeds, seeds, shared)
         assert found.says == paired.DIFFERS and 0.3 < found.low < 0.9 and found.high == 1 and found.p > 0
         assert "Every pair changed" in found.why
 
@@ -122,6 +123,7 @@ def test_all_steps_up_leave_room_for_some_that_are_not() -> None:
 def test_no_interval_of_steps_leaves_what_they_can_reach() -> None:
     found = steps([float(i % 2) for i in range(24)], [0.0] * 24, shared=True)
     assert -1 <= found.low and found.high == 1 and "cannot leave" in found.why
+    assert found.says == paired.UNSURE and found.p is None and "Only 2 seeds do" in found.why
 
 
 def test_continuous_values_that_all_move_alike_cannot_tell_how_wide() -> None:

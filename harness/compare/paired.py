@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DIFFERS, NOISE, UNSURE, SAME = "differs", "inside the noise", "cannot tell", "the same"
 KEY = ["prompt", "seed"]
+MIN_SEEDS = 3
+"""Below this many seeds that serve several prompts nobody can tell what belongs to the seeds."""
 ROUNDING = 1e-9
 """Widths below this share of the largest change are rounding, and stand for no width at all."""
 
@@ -113,20 +115,24 @@ def difference(now: np.ndarray, before: np.ndarray, prompts: Sequence, seeds: Se
     Where a seed serves several prompts its noise is shared too, and the clusters are crossed; seeds of one prompt each
     lie inside the prompts. Values that are 0, 1 or -1 get exact bounds where few prompts changed, or few did not, and no
     bound beyond what such values can reach. Other changes that show no spread have no interval and no p: None, None.
+    Where fewer than MIN_SEEDS seeds serve the prompts the p is None: an interval stands there, and nothing is concluded.
     """
     change, labels, draws = np.asarray(now - before, float), [str(p) for p in prompts], [str(s) for s in seeds]
     crossed = len({*zip(labels, draws)}) > len(set(draws)) > 1
     if crossed:
         (interval, p), how = crossed_mean(change, labels, draws, level), "Seeds serve several prompts, so the interval is clustered both ways."
+        few = len(set(draws)) < MIN_SEEDS
+        how += f" Only {len(set(draws))} seeds do, which is too few to tell how much other seeds would differ." if few else ""
     else:
         interval, p = stats.paired_contrast(now, before, labels, level), stats.sign_flip_p(change, labels)
         how = "All pairs share one seed, so the interval is about that seed." if len(set(draws)) == 1 else ""
     narrow = interval.high - interval.low <= ROUNDING * np.abs(change).max()
     if {*now, *before} <= {-1.0, 0.0, 1.0}:
         interval, more = _guarded(interval, narrow, now, before, labels, level)
-        return interval, max(p, stats.sign_flip_p(change, labels)), f"{more} {how}".strip()
+        p = max(p, stats.sign_flip_p(change, labels))
+        return interval, None if crossed and few else p, f"{more} {how}".strip()
     if not narrow:
-        return interval, p, how
+        return interval, None if crossed and few else p, how
     alike = f"Between {'prompts or seeds' if crossed else 'prompts'} the change does not vary at all, so one cannot tell how wide the interval is."
     return None, None, alike if change.any() else ""
 
@@ -232,5 +238,7 @@ def _judge(c: Contrast, level: float) -> Contrast:
         return c
     if c.prompts < stats.MIN_CLUSTERS:
         return replace(c, why=f"{c.why} Only {c.prompts} prompts; an interval needs at least {stats.MIN_CLUSTERS}.".strip())
-    beyond = (c.low > 0 or c.high < 0) and c.p is not None and c.p <= 1 - level
+    if c.p is None:
+        return c
+    beyond = (c.low > 0 or c.high < 0) and c.p <= 1 - level
     return replace(c, says=DIFFERS if beyond else NOISE)
