@@ -105,9 +105,15 @@ def read_cell(source: str, where: str = "the parameters cell") -> list[Parameter
     a missing help, a name declared twice.
     """
     try:
-        lines = ast.parse(source).body
+        return _read_lines(source, where)
     except SyntaxError as error:
         raise HarnessError(f"{where}, line {error.lineno}: {error.msg}") from error
+    except (RecursionError, MemoryError, ValueError) as error:
+        raise HarnessError(f"{where}: cannot be read ({error or 'nested too deeply'}); keep to plain literals") from error
+
+
+def _read_lines(source: str, where: str) -> list[Parameter]:
+    lines = ast.parse(source).body
     helps, found = _comments(source), {}
     for line in lines:
         parameter = _read_line(line, helps, f"{where}, line {line.lineno}")
@@ -123,7 +129,7 @@ def _read_line(line: ast.stmt, helps: Mapping[int, str], where: str) -> Paramete
     name, kind = line.target.id, _type(line.annotation, where)
     try:
         default = ast.literal_eval(line.value)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # a call or a name; a list as a key
         raise HarnessError(f"{where}: the default of `{name}` is not a literal; compute it in a cell below") from error
     if not helps.get(line.end_lineno):
         raise HarnessError(f"{where}: `{name}` has no help; end the line with `# what it does`")
@@ -192,8 +198,10 @@ def read_preset(path: Path, parameters: Sequence[Parameter]) -> dict[str, Any]:
 
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml_loader())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise HarnessError(f"{path}: not a YAML file that can be read: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read ({error.strerror}); check it and its permissions") from error
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:  # no such day, nested too deeply
+        raise HarnessError(f"{path}: not a YAML file that can be read: {' '.join(str(error).split())[:500]}") from error
     if found is not None and not isinstance(found, dict):
         raise HarnessError(f"{path}: must hold lines `name: value`, not a {type(found).__name__}")
     return check(parameters, {str(name): value for name, value in (found or {}).items()}, where=str(path))

@@ -49,6 +49,7 @@ PRESETS = [
     "seeds: {1: 2}", "seeds: null", "kind: half", "kind: 1", "kind: null", "? [a]\n: 1", "steps: !!python/object/apply:os.system [ls]", "steps: !mine 3",
     "a: &x [*x]", "steps: *missing", "\tsteps: 1", "steps: 'x", "steps: |\n  3\nrate", "%YAML 9.9\n---\nsteps: 1\n...\n---\nsteps: 2", "\x00", "steps: \x07",
     "steps: 1\n---\nsteps: 2", "[steps, 1]", "'steps: 1'", "42", "<<: 3", "steps: 1e3", "steps: 0o17x", "seeds: [[1]]",
+    "steps: 2026-02-31", "steps: 2026-13-01T00:00:00", "seeds: " + "[" * 3000, "steps: " + "9" * 5000, "name: !!timestamp x", "steps: !!int x", "name: !!binary é",
 ]
 
 CELLS = [
@@ -59,6 +60,7 @@ CELLS = [
     "steps: int = 3 # ", "(steps): int = f'{3}'  # no", "x: bytes = b'1'  # no", "x: complex = 1j  # no", "x: set = {1}  # no", "\x00", "'a text'", "steps: int = 10 ** 9  # computed",
     "x: Literal[y] = 'y'  # no", "x: Literal['a', f()] = 'a'  # no", "x: list[list] = []  # no", "x: int = 1; y: int = 2", "x: 'int' = 3  # no", "x: float = float('inf')  # no",
     "x: float = 1e999  # no", "x: str = 'a' 'b' + 'c'  # no", "steps: int = -'a'  # no", "%matplotlib inline", "!ls", "x: int = [1, 2  # open", "steps: list[int] = 3  # no",
+    "x: int = {[]: 1}  # no", "x: int = {{}}  # no", "x: int = " + "-" * 5000 + "1  # no", "x: int = " + "[" * 3000, "x: " + "int | " * 5000 + "int = 1  # no",
 ]
 
 
@@ -74,6 +76,8 @@ NOTEBOOKS: list[Any] = [
     book(cells=[cell("x = 1")]), book(cells=[cell(PARAMETERS, tags=["parameters"])] * 2), book(cells=[cell(PARAMETERS, "markdown", tags=["parameters"])]),
     book(cells=[cell(PARAMETERS, tags=["Parameters"])]), book(cells=[cell(PARAMETERS, tags="parameters")]), book(cells=[cell(PARAMETERS, tags=None)]), book(cells=[cell(PARAMETERS, tags=[3])]),
     book(cells=[{"cell_type": "code"}]), book(cells=[{"cell_type": "code", "metadata": []}]), book(cells=[{"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": [1, None]}]),
+    book(cells=[cell(PARAMETERS, tags=["parameters"]), cell("x = '\ud800'")]), book(cells=[cell("x: str = '\udcff'  # x", tags=["parameters"])]),
+    *(book(cells=[cell(PARAMETERS, tags=["parameters"]), {"cell_type": "code", "metadata": {}, "source": source}]) for source in (5, None, {}, [5], [["x"]], True)),
     book(cells=[{"metadata": {"tags": ["parameters"]}, "source": PARAMETERS}]), book(worksheets=[], cells=None), book(metadata={"harness": []}), book(metadata={"harness": "x"}),
     *(book(metadata={"harness": {"refuse": rules}}) for rules in (
         3, "steps < 3", {"steps": 3}, [3], [["steps < 3"]], [["steps < 3", 3]], [[3, "x"]], [["stepz < 3", "x"]], [["steps <", "x"]], [["__import__('os')", "x"]], [["name * 9", "x"]],
@@ -82,7 +86,7 @@ NOTEBOOKS: list[Any] = [
 
 PATHS = ["gone.ipynb", "folder.ipynb", "loop.ipynb", "", ".", "nb", "nb.ipynb/x", "a\x00b.ipynb", "x" * 300 + ".ipynb", "~nobody/nb.ipynb", "nb.IPYNB", "presets"]
 MANIFESTS = ["", "{", "[]", "null", '{"schema": 1}', '{"schema": 3}', '{"schema": "2"}', "[" * 100_000, "\xff"]
-PLACES = ["file", "file/below", "folder-is-file", "/proc/nothing", "/dev/null"]
+PLACES = ["~nobody-there/x", "file", "file/below", "folder-is-file", "/proc/nothing", "/dev/null"]
 SHUT = ["notebook", "preset", "results", "manifest", "input"]
 REAL_COMMANDS = [("gone.ipynb",), ("nb.ipynb", "-p", "stepz=3"), ("nb.ipynb", "-p", "rate=nan"), ("nb.ipynb", "--preset", "huge")]
 ALL = (VALUES, NAMES, WORDS, SECRETS, PRESETS, CELLS, NOTEBOOKS, PATHS, MANIFESTS, PLACES, SHUT)
@@ -138,6 +142,49 @@ def test_bad_presets(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert final_files(place) == []
 
 
+@pytest.mark.parametrize("kind", ["folder", "dangling", "loop"])
+def test_a_preset_that_is_no_file(place: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    path = place / "presets" / "nb.tiny.yaml"
+    path.parent.mkdir()
+    path.mkdir() if kind == "folder" else path.symlink_to(path if kind == "loop" else place / "nowhere")
+    for words in ((), ("--preset", "tiny")):
+        assert "nb.tiny.yaml: cannot be read" in complain(capsys, str(place / "nb.ipynb"), *words)
+
+
+def test_bad_modules_beside_a_notebook(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv(runs.RESULTS, str(place / "results"))
+    path = write_notebook(place, "uses", "import helper")
+    for content in (b"x = =", b"'\xe9'", b"\x00", b"(" * 3000):
+        (place / "helper.py").write_bytes(content)
+        assert "helper.py: not Python" in complain(capsys, str(path))
+    assert final_files(place) == []
+
+
+def wrong_fields(facts: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A manifest with one field lost, or of another type, also one level below."""
+    for name in manifest.FIELDS:
+        yield name, {key: value for key, value in facts.items() if key != name}
+        for value in (3, "x", [3], {"a": 3}, None, True, [None], {"code": 3}):
+            if not isinstance(value, type(facts[name])) and value is not None and (name, value) != ("report", "x"):
+                yield name, facts | {name: value}
+    for name, below in (("parameters", {"resolved": 3}), ("timings", {"started": 3}), ("timings", {"started": "x"}), ("timings", {"attempts": "x"}), ("identity", {"code": 3}),
+                        ("identity", {"packages": {"a": 3}}), ("identity", {"notebook": 3}), ("outputs", {"a": 3}), ("error", {"reason": 3}), ("timings", {"ended": []})):
+        yield name, facts | {name: {**(facts[name] or {}), **below}}
+
+
+@pytest.mark.parametrize("status", ["complete", "running", "failed"])
+def test_a_manifest_with_one_wrong_field(place: Path, capsys: pytest.CaptureFixture[str], status: str) -> None:
+    made = plan(place)
+    run = runs.create(made.folder, "nb", made.facts, made.resolved, [], place, given={})
+    facts = {**run.manifest, "status": status}
+    cases = list(wrong_fields(facts))
+    for name, wrong in cases:
+        (made.folder / manifest.NAME).write_text(json.dumps(wrong))
+        assert f"`{name}" in complain(capsys, str(place / "nb.ipynb")), wrong[name] if name in wrong else name
+    assert len(cases) > 80
+
+
 def test_bad_parameter_cells(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for source in CELLS:
         path = write_notebook(place, "cells", "x = 1", parameters=source)
@@ -181,7 +228,7 @@ def test_results_where_nothing_can_be_written(place: Path, capsys: pytest.Captur
         folder.parent.mkdir()
         folder.write_text("")
     else:
-        monkeypatch.setenv(runs.RESULTS, where if where.startswith("/") else str(place / where))
+        monkeypatch.setenv(runs.RESULTS, where if where.startswith(("/", "~")) else str(place / where))
     complain(capsys, str(place / "nb.ipynb"))
 
 

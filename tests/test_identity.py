@@ -58,6 +58,46 @@ def test_magics_and_shell_lines_are_no_python(source: str) -> None:
     assert len(imports.reach([source])) <= 2
 
 
+@pytest.fixture
+def helper(tmp_path: Path) -> Path:
+    """A module beside the notebook, one that it imports, and one in a folder of tools."""
+    (tmp_path / "helper.py").write_text("import second\n")
+    (tmp_path / "second.py").write_text("from harness import stats\n")
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "made.py").write_text("import beside\n")
+    (tmp_path / "tools" / "beside.py").write_text("")
+    (tmp_path / "other.py").write_text("")
+    return tmp_path
+
+
+@pytest.mark.parametrize("source", [
+    "%run helper.py", "%run helper", "!python helper.py", "if 1:\n    !python ./helper.py --steps 3", "%%bash\npython helper.py", "%%sh\npython -m helper", "x = !python -m helper",
+    "%%time\n!ls\nimport helper", "%%python\nimport helper", "if 1:\n    !ls\nimport helper", "y = (1\n%z)\nimport helper", "%load_ext helper", "!python -c 'import helper'",
+])
+def test_what_magics_and_shell_lines_run_is_followed(helper: Path, source: str) -> None:
+    found = imports.reach([source], [helper])
+    assert {"helper.py", "second.py", "harness/stats.py"} <= set(found) and "other.py" not in found and "harness/cli.py" not in found
+
+
+def test_scripts_in_other_folders_are_followed(helper: Path) -> None:
+    assert {"tools/made.py", "tools/beside.py"} <= set(imports.reach(["!python tools/made.py"], [helper]))
+    (helper / "go.sh").write_text("true")
+    assert "go.sh" in imports.reach([f"!bash {helper}/go.sh", "!echo " + "long" * 900], [helper.parent, helper])
+
+
+def test_what_cannot_be_read_reaches_the_modules_beside_it_too(helper: Path) -> None:
+    assert {"helper.py", "other.py", "tools/made.py", "harness/cli.py"} <= set(imports.reach(["x = ="], [helper]))
+
+
+@pytest.mark.parametrize("content", [b"x = =", b"x = '\xe9'", b"x = 1\x00"])
+def test_a_module_that_is_no_python_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "helper.py").write_bytes(content)
+    with pytest.raises(HarnessError, match="helper.py: not Python that can be read"):
+        imports.reach(["import helper"], [tmp_path])
+    (tmp_path / "helper.py").write_bytes(b"# -*- coding: latin-1 -*-\nx = '\xe9'\n")
+    assert "helper.py" in imports.reach(["import helper"], [tmp_path])
+
+
 def test_modules_beside_the_notebook_are_followed(tmp_path: Path) -> None:
     (tmp_path / "helper.py").write_text("from mine import tool\n")
     (tmp_path / "mine").mkdir()
@@ -190,3 +230,33 @@ def test_inputs_that_are_no_data_are_refused(home: Path) -> None:
     (home / "p" / "art" / "gone").symlink_to(home / "nowhere")
     with pytest.raises(HarnessError, match="`data`: .*gone cannot be read"):
         inputs.find({"data": str(home / "p" / "art")}, home / "p")
+
+
+def test_a_plain_word_is_no_input_because_a_file_is_called_so(home: Path) -> None:
+    for name in ("miniature", "a.txt", "key.pem"):
+        (home / name).write_text("1")
+    (home / "art").mkdir()
+    (home / "p").mkdir()
+    words = ["miniature", "a.txt", "art", "./a.txt", str(home / "miniature"), "gone.txt"]
+    assert [each.path for each in inputs.find({"x": words}, home / "p")] == ["a.txt", "art", "./a.txt", str(home / "miniature")]
+
+
+@pytest.mark.parametrize("kind", ["", "RSA ", "OPENSSH ", "ENCRYPTED "])
+def test_a_private_key_is_no_input(home: Path, kind: str) -> None:
+    (home / "p").mkdir()
+    (home / "key.pem").write_text(f"-----BEGIN {kind}PRIVATE" + " KEY-----\nabc\n")
+    with pytest.raises(Refused, match="`key`: .*key.pem is a private key"):
+        inputs.find({"key": "key.pem"}, home / "p")
+
+
+def test_the_cached_commit_of_a_hub_model_decides(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_notebook(home, "nb", "x = 1", parameters='model: str = "owner/name"  # a model\nclip: str = "miniature"  # another')
+    monkeypatch.setenv("HF_HOME", str(home / "hf"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    ref, seen = home / "hf" / "hub" / "models--owner--name" / "refs" / "main", [launch.plan(path, None, {}).facts]
+    ref.parent.mkdir(parents=True)
+    for commit in ("a" * 40, "b" * 40):
+        ref.write_text(commit)
+        seen.append(launch.plan(path, None, {}).facts)
+    assert [facts["inputs"] for facts in seen] == [{}, {"model=owner/name": "a" * 40}, {"model=owner/name": "b" * 40}]
+    assert len({identity.run_id(facts) for facts in seen}) == 3

@@ -220,7 +220,7 @@ def create(folder: Path, notebook: str, facts: Mapping[str, Any], resolved: Mapp
 
     The caller holds the folder's lock. ``preset`` is its name and why it was taken.
     """
-    before = manifest.read(folder) if manifest.status(folder) else None
+    before = manifest.whole(folder) if manifest.status(folder) else None
     why = _why_again(folder, before) if before else identity.why_new(folder.parent, notebook, facts)
     print(f"run {folder.name}: {why}", flush=True)
     clear_halves(folder)
@@ -229,7 +229,7 @@ def create(folder: Path, notebook: str, facts: Mapping[str, Any], resolved: Mapp
         "parameters": {"preset": preset[0], "preset_why": preset[1], "given": dict(given), "resolved": dict(resolved)},
         "seeds": _seeds(resolved), "identity": {key: value for key, value in facts.items() if key != "parameters"},
         **_surroundings(project), "process": manifest.process(by),
-        "timings": {"started": manifest.now().isoformat(), "ended": None, "seconds": None, "attempts": before["timings"]["attempts"] + 1 if before else 1},
+        "timings": {"started": manifest.now().isoformat(), "ended": None, "seconds": None, "attempts": before["timings"].get("attempts", 1) + 1 if before else 1},
         "peak_memory": None, "inputs": runs_inputs.described(inputs, project), "notes": {}, "outputs": {}, "report": None,
         "predicted": dict(predicted or {}), "actual": {}, "error": None,
     })

@@ -56,6 +56,7 @@ def is_finished(folder: Path) -> bool:
     """Whether a run is complete and all of its outputs are there; raises HarnessError when one was changed since."""
     if manifest.status(folder) != manifest.COMPLETE:
         return False
+    manifest.whole(folder)
     changed = manifest.changed_outputs(folder)
     for name, what in changed.items():
         if what == "changed":
@@ -74,7 +75,7 @@ def is_complete(folder: Path) -> bool:
 
 def lost_notebook(folder: Path) -> bool:
     """Whether a finished run lacks its saved notebook: its launcher was killed between the last cell and the saving."""
-    return manifest.read(folder)["process"].get("by") == manifest.LAUNCHER and not (folder / manifest.SAVED).is_file()
+    return manifest.read(folder).get("process", {}).get("by") == manifest.LAUNCHER and not (folder / manifest.SAVED).is_file()
 
 
 def clear_halves(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import provenance
 from harness.runs import imports, manifest, scan
-from harness.runs.inputs import Input, portable
+from harness.runs.inputs import Input, hub_commits, portable
 from harness.runs.notebooks import Notebook
 
 DECIDING = ("notebook", "code", "inputs", "packages", "device")
@@ -26,16 +26,17 @@ def facts(notebook: Notebook | None, resolved: Mapping[str, Any], inputs: Sequen
     rows = [vars(each) for each in inputs]
     return manifest.plain({
         "notebook": notebook.code_sha256 if notebook else None, "code": code(notebook), "parameters": portable(resolved, rows),
-        "inputs": {f"{each.parameter}={each.name}": each.sha256 for each in inputs},
+        "inputs": {f"{each.parameter}={each.name}": each.sha256 for each in inputs} | hub_commits(resolved),
         "packages": provenance.versions_that_matter(), "device": provenance.device_class(),
     })
 
 
 def code(notebook: Notebook | None) -> dict[str, str]:
     """Name and hash of every file of code and data that a notebook can reach."""
+    here = Path.cwd()
     if notebook is None:
-        return imports.everything()
-    here, beside = Path.cwd(), notebook.path.resolve().parent
+        return imports.everything([here])
+    beside = notebook.path.resolve().parent
     return imports.reach(notebook.sources, [here, beside] if here != beside else [here])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -10,9 +11,14 @@ from itertools import takewhile
 from pathlib import Path
 
 from harness import provenance
+from harness.errors import HarnessError
 
 PACKAGE, NAME = provenance.PACKAGE, provenance.PACKAGE.name
-SHELL = re.compile(r"^\s*[!%].*$|^.*=\s*[!%].*$", re.MULTILINE)
+CALLS = ("system", "getoutput", "run_line_magic", "run_cell_magic")  # what IPython makes of shell lines and magics
+WORD = re.compile(r"[\w./~-]+")
+LONGEST = 200  # characters of a word that could name a file
+PYTHON = ("%%time", "%%capture", "%%prun")  # %%timeit too
+SCRIPTS = (".py", ".sh", ".ipynb")
 NAMED = re.compile(rf"{NAME}(\.\w+)+")
 
 
@@ -20,18 +26,23 @@ def reach(sources: Sequence[str], folders: Sequence[Path] = ()) -> dict[str, str
     """Name and hash (16 hexadecimal digits) of every file of this package that code cells can reach, imports inside functions too.
 
     Modules that lie in ``folders`` (where the notebook runs, and where it lies) are followed as well. Data files count for each
-    room that is reached, and wherever a module names them by a path. Cells that cannot be parsed reach everything.
+    room that is reached, and wherever a module names them by a path; scripts and modules that shell lines and magics name count as
+    well. Cells that cannot be parsed reach everything. Raises HarnessError for a module that is no Python.
     """
     try:
-        trees = [ast.parse(_without_shell(source)) for source in sources]
-    except (SyntaxError, ValueError):
-        return everything()
-    waiting = {name for tree in trees for name in _imported(tree, "")} | _in_shell(sources)
+        trees = [tree for source in sources for tree in _trees(source)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return everything(folders)
+    commands = [command for tree in trees for command in _commands(tree)]
+    scripts = set(_scripts(commands, folders))
+    places = [*folders, *sorted({script.parent for script in scripts} - {*folders})]
+    waiting = {name for tree in trees for name in _imported(tree, "")} | _in_shell(commands)
+    waiting |= {name for script in scripts if script.suffix == ".py" for name in _parsed("", script, provenance.stamp(script))[0]}
     found: dict[str, Path] = {}
-    data: set[Path] = set()
+    data: set[Path] = scripts
     while waiting:
         name = waiting.pop()
-        path = _file(name, folders)
+        path = _file(name, places)
         if path is None or name in found:
             continue
         found[name] = path
@@ -41,21 +52,47 @@ def reach(sources: Sequence[str], folders: Sequence[Path] = ()) -> dict[str, str
     return _hashed({*found.values(), *_data(found), *data}, folders)
 
 
-def everything() -> dict[str, str]:
-    """The same for every file of this package."""
-    return _hashed(provenance.files(PACKAGE), ())
+def everything(folders: Sequence[Path] = ()) -> dict[str, str]:
+    """The same for every file of this package, and every module in ``folders`` and right below them."""
+    beside = {path for folder in folders for pattern in ("*.py", "*/*.py") for path in folder.glob(pattern) if path.is_file()}
+    return _hashed({*provenance.files(PACKAGE), *beside}, folders)
 
 
-def _without_shell(source: str) -> str:
-    """A cell as plain Python: magics and shell lines are not."""
-    return "" if source.lstrip().startswith("%%") and not source.lstrip().startswith(("%%time", "%%capture")) else SHELL.sub("pass", source)
+def _trees(source: str) -> Iterator[ast.Module]:
+    """A cell as Python, with calls in place of its magics and shell lines; of a cell magic that runs Python, what it runs."""
+    try:
+        yield ast.parse(source)
+        return
+    except SyntaxError:
+        from IPython.core.inputtransformer2 import TransformerManager  # only now: it takes a moment
+
+    if source.lstrip().startswith(PYTHON):
+        yield from _trees(source.lstrip().partition("\n")[2])
+    else:
+        yield ast.parse(TransformerManager().transform_cell(source))
 
 
-def _in_shell(sources: Sequence[str]) -> set[str]:
-    """This package as shell lines start it: the command itself, or ``python -m`` with one of its modules."""
-    lines = "\n".join(match.group() for source in sources for match in SHELL.finditer(source))
-    commands = {f"{NAME}.__main__"} if re.search(rf"\b{NAME}\b", lines) else set()
-    return commands | {match.group() for match in NAMED.finditer(lines)}
+def _commands(tree: ast.Module) -> Iterator[str]:
+    """The words of shell lines and magics."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CALLS:
+            yield " ".join(str(word.value) for word in node.args if isinstance(word, ast.Constant))
+
+
+def _scripts(commands: Sequence[str], folders: Sequence[Path]) -> Iterator[Path]:
+    """Files that shell lines and magics name, seen from ``folders``; ``%run`` may leave the ending out."""
+    for word in {word for command in commands for word in WORD.findall(command) if len(word) <= LONGEST}:
+        for name in (word, f"{word}.py"):
+            for path in (Path(os.path.abspath(folder / os.path.expanduser(name))) for folder in folders):
+                if path.suffix in SCRIPTS and path.is_file():
+                    yield path
+
+
+def _in_shell(commands: Sequence[str]) -> set[str]:
+    """Modules that shell lines and magics name, and this package as they start it: the command itself, or one of its modules."""
+    lines = "\n".join(commands)
+    ours = {f"{NAME}.__main__"} if re.search(rf"\b{NAME}\b", lines) else set()
+    return ours | {word for word in re.findall(r"\w+(?:\.\w+)*", lines) if word.split(".")[0] != NAME and len(word) <= LONGEST} | {match.group() for match in NAMED.finditer(lines)}
 
 
 def _file(name: str, folders: Sequence[Path]) -> Path | None:
@@ -72,7 +109,10 @@ def _file(name: str, folders: Sequence[Path]) -> Path | None:
 @cache
 def _parsed(name: str, path: Path, stamp: tuple[int, int]) -> tuple[frozenset[str], frozenset[Path]]:
     """What a module imports, and the data that it names by a path."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise HarnessError(f"{path}: not Python that can be read ({error}), and the notebook reaches it; mend it or take it away") from error
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     return frozenset(_imported(tree, package)), frozenset(_named_data(tree, path))
 
@@ -133,5 +173,5 @@ def _data(found: dict[str, Path]) -> Iterator[Path]:
 
 def _hashed(paths: set[Path] | Iterator[Path], folders: Sequence[Path]) -> dict[str, str]:
     roots = sorted([PACKAGE.parent, *folders], key=lambda root: len(root.parts), reverse=True)  # the nearest: where we stand must not show
-    names = {next(path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)): path for path in paths}
+    names = {next((path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)), path.name): path for path in paths}
     return {name: provenance.hash_once(names[name], provenance.stamp(names[name])) for name in sorted(names)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from harness.errors import HarnessError, Refused
 
 CARDS = "data_cards"
 TABLE = "samples.csv"
+HUB_NAMES, HUB_ID = ("model", "clip"), re.compile(r"(hf-hub:)?[\w.-]{1,96}/[\w.-]{1,96}")
+KEY_HEAD = 4096  # bytes among which a key says what it is
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,9 @@ class Input:
 def find(resolved: Mapping[str, Any], project: Path) -> list[Input]:
     """The file or folder behind every text parameter that names one, so that a changed input makes a new run.
 
-    Raises Refused for a folder that holds the whole project or home, and HarnessError for what cannot be read.
+    A word names one when it is there and has a ``/``, is a folder, or is a file with an ending: a plain word such as
+    ``miniature`` is no input because a file happens to be called so. Raises Refused for a folder that holds the whole
+    project or home and for a private key, and HarnessError for what cannot be read.
     """
     words = [(name, word) for name, value in resolved.items() for word in (value if isinstance(value, (list, tuple)) else [value])]
     return [_input(name, word, project) for name, word in words if isinstance(word, str) and _is_path(word)]
@@ -50,9 +55,23 @@ def described(found: Sequence[Input], project: Path) -> list[dict[str, Any]]:
     return [asdict(each) | _card(Path(each.path).expanduser(), project) for each in found]
 
 
+def hub_commits(resolved: Mapping[str, Any]) -> dict[str, str]:
+    """The commit that the local cache of the hub holds of each model that ``model`` or ``clip`` names (``owner/name``)."""
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub"))
+    named = [(name, word) for name, word in resolved.items() if name.split("_")[-1] in HUB_NAMES and isinstance(word, str)]
+    found = {}
+    for name, word in named:
+        ref = cache / f"models--{word.removeprefix('hf-hub:').replace('/', '--')}" / "refs" / "main"
+        if HUB_ID.fullmatch(word) and not _is_path(word) and ref.is_file():
+            found[f"{name}={word}"] = ref.read_text(encoding="utf-8", errors="replace").strip()
+    return found
+
+
 def _is_path(word: str) -> bool:
     try:
-        return word.strip(". ") != "" and Path(word).expanduser().exists()
+        path = Path(word).expanduser()
+        return word.strip(". ") != "" and path.exists() and (len(path.parts) > 1 or path.is_dir() or path.suffix != "")
     except (OSError, ValueError, RuntimeError):  # too long a name, a NUL, an unknown ~user
         return False
 
@@ -61,11 +80,21 @@ def _input(parameter: str, word: str, project: Path) -> Input:
     path = Path(os.path.abspath(Path(word).expanduser()))
     if any(place.resolve().is_relative_to(path.resolve()) for place in (project, Path.home())):
         raise Refused(f"`{parameter}`: {path} holds the whole project or home; name the folder of the data themselves")
+    if _is_key(path):
+        raise Refused(f"`{parameter}`: {path} is a private key, and what goes into a run is written down; name it in an environment variable instead")
     inside = [path.relative_to(root).as_posix() for root in (project, project.resolve()) if path.is_relative_to(root)]
     try:
         return Input(parameter, word, inside[0] if inside else path.name, provenance.sha256(path))
     except OSError as error:
         raise HarnessError(f"`{parameter}`: {error.filename or path} cannot be read ({error.strerror}); check it and its permissions") from error
+
+
+def _is_key(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return b"PRIVATE KEY-----" in stream.read(KEY_HEAD)
+    except OSError:  # a folder, or what is said of it below
+        return False
 
 
 def _card(path: Path, project: Path) -> dict[str, Any]:

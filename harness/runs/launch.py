@@ -140,7 +140,10 @@ def _completed(made: Plan, run: runs.Run) -> tuple[None, str, str] | None:
     """Call the run complete, now that its last cell has ended; else why not: what it is named by is no longer what ran, or its outputs are not."""
     try:
         found = notebooks.read(made.notebook.path)
-        now = identity.facts(found, made.resolved, runs_inputs.find(made.resolved, notebooks.root(found.path)))
+        known = {(each.parameter, each.path) for each in made.inputs}  # what the run itself made or fetched is none
+        inputs = [each for each in runs_inputs.find(made.resolved, notebooks.root(found.path)) if (each.parameter, each.path) in known]
+        now = identity.facts(found, made.resolved, inputs)
+        now["inputs"] = {name: digest for name, digest in now["inputs"].items() if name in made.facts["inputs"]}
         changed = identity.differences(made.facts, now)
         if changed:
             return None, "", f"code or inputs changed while it ran: {'; '.join(changed[:identity.SHOWN])}; run it again"

@@ -7,7 +7,7 @@ import datetime
 import json
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,59 @@ def read(folder: Path) -> dict[str, Any]:
     schema = found.get("schema") if isinstance(found, dict) else None
     if schema != SCHEMA:
         raise HarnessError(f"{path}: its schema is {str(schema)[:20]}, this version reads {SCHEMA}; keep the folder elsewhere and run again")
+    wrong = [name for name, fits in FIELDS.items() if (name in found or name == "status") and not _fits(fits, found)]
+    if wrong:
+        raise HarnessError(f"{path}: `{'`, `'.join(wrong)}` missing or not what it should be; move the folder away and run again")
     return found
+
+
+def whole(folder: Path) -> dict[str, Any]:
+    """The same, for who goes on with a run; raises HarnessError as well when one of the FIELDS is not there."""
+    found = read(folder)
+    wrong = [name for name in FIELDS if name not in found]
+    if wrong:
+        raise HarnessError(f"{folder / NAME}: `{'`, `'.join(wrong)}` missing; move the folder away and run again")
+    return found
+
+
+def _fits(fits: Callable[[dict[str, Any]], bool], found: dict[str, Any]) -> bool:
+    try:
+        return fits(found)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
+def _is_table(value: Any, kind: type = object) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, kind) for item in value.values())
+
+
+def _is_error(value: Any) -> bool:
+    return value is None or isinstance(value["reason"], str) and isinstance(value["source"], str) and isinstance(value["cell"], int | None)
+
+
+def _is_identity(value: Any) -> bool:
+    return all(_is_table(value[name], str) for name in ("code", "packages", "inputs") if name in value) and all(
+        isinstance(value[name], str | None) for name in ("notebook", "device") if name in value)
+
+
+def _are_times(value: Any) -> bool:
+    return (isinstance(value, dict) and isinstance(value.get("attempts", 1), int) and isinstance(value.get("seconds"), int | float | None)
+            and all(moment is None or bool(datetime.datetime.fromisoformat(moment)) for moment in (value.get("started"), value.get("ended"))))
+
+
+def _are_inputs(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row[name], str) for row in value for name in ("parameter", "path", "name", "sha256"))
+
+
+# What every reader counts on, for the fields that are there; `harness validate` asks for all of them.
+FIELDS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "status": lambda found: found["status"] in (RUNNING, COMPLETE, FAILED), "id": lambda found: isinstance(found["id"], str),
+    "notebook": lambda found: isinstance(found["notebook"], str), "parameters": lambda found: _is_table(found["parameters"]) and _is_table(found["parameters"].get("resolved", {})),
+    "timings": lambda found: _are_times(found["timings"]), "identity": lambda found: _is_table(found["identity"]) and _is_identity(found["identity"]),
+    "error": lambda found: _is_error(found["error"]), "process": lambda found: _is_table(found["process"]), "inputs": lambda found: _are_inputs(found["inputs"]),
+    "outputs": lambda found: _is_table(found["outputs"], str), "notes": lambda found: _is_table(found["notes"]),
+    "report": lambda found: isinstance(found["report"], str | None), "hardware": lambda found: _is_table(found["hardware"]),
+}
 
 
 def write(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -84,7 +136,7 @@ def output_files(folder: Path, named: Iterable[Path | str]) -> list[str]:
 def changed_outputs(folder: Path) -> dict[str, str]:
     """Outputs of a finished run that are "gone" or "changed" since."""
     found = {}
-    for name, digest in read(folder)["outputs"].items():
+    for name, digest in read(folder).get("outputs", {}).items():
         if not (folder / name).is_file():
             found[name] = "gone"
         elif provenance.sha256(folder / name) != digest:
