@@ -35,7 +35,7 @@ from harness import stats
 from harness.images import atomic_write, sha256, write_csv
 from harness.runs import manifest
 
-SETTINGS = ("--preset", "smoke", "-p", "works=12", "-p", "steps=60", "-p", "prompts=4", "-p", "sampling_steps=8")
+SETTINGS = ("--preset", "smoke", "-p", "steps=60", "-p", "prompts=3", "-p", "sampling_steps=4")
 WORK = (".png", ".safetensors", ".npz")
 """endings of files that cost time to make"""
 PASSING = ("checkpoint.safetensors",)
