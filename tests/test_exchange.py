@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sqlite3
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.consent import cards, exchange, gate, keys, ledger
+from harness.consent import cards, chain, exchange, gate, keys, ledger
 from harness.consent.ledger import ADULT, DECISIONS, USES, YES, Record
 from harness.consent.store import Store, open_store
 from harness.errors import HarnessError
@@ -107,6 +109,44 @@ def test_hashes_without_files_and_files_without_records() -> None:
     found = exchange.gaps([yes("artist-1", WORKS[0]), yes("artist-1", WORKS[3]), yes("artist-2")], images)
     assert found == exchange.Gaps((WORKS[3],), ("c.png",))
     assert exchange.gaps([], ImageSet(Path("x"), images.table.drop(columns="artist"))).without_record == ("a.png", "b.png", "c.png")
+
+
+def forged(path: Path) -> None:
+    """Turn the no of a ledger into a yes, with row, commitment and hash to fit, as whoever has the file can."""
+    connection = sqlite3.connect(path)
+    entry = chain.Entry(*connection.execute("SELECT seq, at, kind, commitment, told, previous, signer, hash, signature FROM entries WHERE seq = 2").fetchone())
+    name, key, said = connection.execute("SELECT name, key, payload FROM rows JOIN subjects ON subjects.id = subject").fetchone()
+    row = chain.Row(name, key, said.replace("notAllowed", "allowed"))
+    new = dataclasses.replace(entry, commitment=chain.commit(2, "record", row))
+    connection.execute("UPDATE rows SET payload = ?", (row.payload,))
+    connection.execute("UPDATE entries SET commitment = ?, hash = ? WHERE seq = 2", (new.commitment, new.digest()))
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize("damage", [
+    forged, "UPDATE entries SET signature = 'abc' WHERE seq = 2", "UPDATE head SET hash = 'zz'", "INSERT INTO rows VALUES (99, 1, '{}')", "DELETE FROM entries"],
+    ids=["forged", "signature", "head", "row", "entries"])
+def test_nothing_that_was_tampered_with_is_saved_as_a_yes(book: Store, tmp_path: Path, damage: object) -> None:
+    book.add(yes("mira", decision="notAllowed", adult="attested") if damage is forged else yes("mira", adult="attested"))
+    path = tmp_path / "tampered.db"
+    with sqlite3.connect(path) as copy:
+        book._connection.backup(copy)
+        copy.executescript("" if damage is forged else damage)
+    copy.close()
+    if damage is forged:
+        forged(path)
+    saved = exchange.rescue(path, tmp_path / "saved.json")
+    assert saved.lost >= 1 and not any(record.decision == "allowed" or record.adult for record in exchange.read(saved.path))
+    with pytest.raises(HarnessError, match="writes over nothing"):
+        exchange.rescue(path, saved.path)
+
+
+def test_a_refusal_without_a_name_is_not_lost_by_a_rescue(book: Store, tmp_path: Path) -> None:
+    book.add([yes("painter"), yes("noor", "a" * 64, decision="notAllowed")])
+    book.forget("noor")
+    (record,) = exchange.read(exchange.rescue(book.path, tmp_path / "saved.json").path)
+    assert (record.subject, record.decision) == ("painter", "constrained")
 
 
 def test_evidence_is_a_hash(tmp_path: Path) -> None:

@@ -74,6 +74,19 @@ def test_passphrases(tmp_path: Path) -> None:
         keys.load(plain.path, "open sesame")
     with pytest.raises(HarnessError, match="empty"):
         keys.create(tmp_path / "x", "")
+    with pytest.raises(HarnessError, match="too long"):
+        keys.create(tmp_path / "x", "\u00e9" * 512)
+    with pytest.raises(HarnessError, match="wrong passphrase"):
+        keys.load(key.path, "x" * 3000)
+    assert not (tmp_path / "x").exists() and keys.load(keys.create(tmp_path / "x", "\u00e9" * 511).path, "\u00e9" * 511)
+
+
+def test_nobodys_home_holds_no_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for act in (keys.create, keys.load, keys.read_public):
+        with pytest.raises(HarnessError, match="nobody of that name"):
+            act(Path("~nosuchuser/x"))
+    monkeypatch.setenv("HARNESS_KEY", "~nosuchuser/x")
+    assert cli.main(["key", "show"]) == 2 and "nobody of that name" in capsys.readouterr().err
 
 
 def test_files_that_are_no_key(tmp_path: Path) -> None:

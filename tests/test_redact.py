@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
+import unicodedata
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -101,6 +104,38 @@ def test_it_refuses_what_it_could_not_keep(folder: Path, key: keys.Key, tmp_path
     with pytest.raises(HarnessError, match="not as it was sealed"):
         redact.redact(folder, tmp_path / "c")
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists() and not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("write", [
+    html.escape, lambda text: json.dumps(text)[1:-1], str.upper, lambda text: text.replace(" ", "\n  "), lambda text: text.replace("late", "<b>late</b>"),
+    lambda text: "".join(f"&#{ord(letter)};" for letter in text), lambda text: "".join(f"\\u{ord(letter):04x}" for letter in text), quote,
+    lambda text: html.escape(json.dumps(json.dumps(text))), lambda text: unicodedata.normalize("NFD", text)], ids=range(10))
+def test_a_prompt_is_found_however_it_is_written(write: object, folder: Path, key: keys.Key, tmp_path: Path) -> None:
+    prompt = 'a "late" caf\u00e9 & a dog'
+    with open(folder / "rows.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["question", "prompt"], ["style", prompt]])
+    (folder / "findings.csv").write_text(f"question\n{write(prompt)}\n", encoding="utf-8")
+    redact.write_twins(folder)
+    seal.write(folder, key)
+    with pytest.raises(HarnessError, match="findings.csv: holds the prompt"):
+        redact.redact(folder, tmp_path / "redacted", prompts=False)
+    (folder / "findings.csv").write_text("question\na late dog\n", encoding="utf-8")
+    seal.write(folder, key)
+    assert check(redact.redact(folder, tmp_path / "redacted", prompts=False)).signer
+
+
+def test_a_picture_named_by_its_prompt_leaves_no_name(folder: Path, key: keys.Key, tmp_path: Path) -> None:
+    named = folder / "tuned" / "A_lighthouse-keeper in the Rain.png"
+    (folder / "tuned/00003.png").rename(named)
+    seal.write(folder, key)
+    to = redact.redact(folder, tmp_path / "redacted", prompts=False)
+    held = (to / "seal.json").read_text()
+    assert "lighthouse" not in held.casefold() and "tuned/00004.png" in held and check(to, key.fingerprint).pinned
+    (folder / "a lighthouse keeper in the rain").mkdir()
+    (folder / "works.csv").rename(folder / "a lighthouse keeper in the rain" / "works.csv")
+    seal.write(folder, key)
+    with pytest.raises(HarnessError, match="holds the prompt"):
+        redact.redact(folder, tmp_path / "other", prompts=False)
 
 
 def test_tables_that_cannot_be_read_have_no_twin_and_stay_behind(folder: Path, key: keys.Key, tmp_path: Path) -> None:

@@ -131,6 +131,26 @@ def test_plus_data_mining(tmp_path: Path, value: str, uses: dict[str, str]) -> N
     assert said(signals.in_file(noise(tmp_path / "b.png", xmp=attribute), "a" * 64, DAY)) == uses
 
 
+def test_a_packet_is_read_wherever_and_however_it_is_packed(tmp_path: Path) -> None:
+    packet = PACKET.format(VALUE.format("DMI-PROHIBITED"))
+    bare = packet[packet.index(">") + 1:packet.rindex("</x:xmpmeta>")]
+    picture = Image.open(noise(tmp_path / "plain.png"))
+    assert "useplus.org" in bare and "xmpmeta" not in bare
+    for number, (text, packed) in enumerate(((packet, True), (bare, True), (bare, False), ("<?xpacket begin=''?>" + bare + "<?xpacket end='w'?>", False))):
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", text, zip=packed)
+        picture.save(tmp_path / f"{number}.png", pnginfo=info)
+    for name, how in (("raw", "latin-1"), ("zip", "zlib")):
+        info, hexed = PngImagePlugin.PngInfo(), packet.encode().hex()
+        info.add_text("Raw profile type xmp", f"\nxmp\n{len(packet):8d}\n" + "\n".join(hexed[i:i + 72] for i in range(0, len(hexed), 72)) + "\n", zip=how == "zlib")
+        picture.save(tmp_path / f"{name}.png", pnginfo=info)
+    for coded in ("utf-8", "utf-16", "utf-16-be", "utf-32"):
+        for end in ("jpg", "webp", "tif"):
+            picture.save(tmp_path / f"{coded}.{end}", xmp=packet.encode(coded))
+    for path in sorted(tmp_path.iterdir()):
+        assert said(signals.in_file(path, "a" * 64, DAY)) == ({} if path.name == "plain.png" else dict.fromkeys(USES, "notAllowed")), path.name
+
+
 def test_a_disclosed_minor_is_refused_for_any_purpose(tmp_path: Path) -> None:
     for age, refused in (("AG-U14", True), ("AG-A17", True), ("AG-A18", False), ("AG-A25", False)):
         noise(tmp_path / "a.png", xmp=PACKET.format(f"<plus:MinorModelAgeDisclosure>http://ns.useplus.org/ldf/vocab/{age}</plus:MinorModelAgeDisclosure>"))
@@ -157,7 +177,7 @@ def test_names_and_places_in_metadata_are_not_taken(tmp_path: Path) -> None:
 
 
 def from_addresses(*addresses: str) -> ImageSet:
-    return ImageSet(Path("."), pd.DataFrame({"file": "tests/test_signals.py", "sha256": [f"{i:064x}" for i in range(len(addresses))], "source": addresses}))
+    return ImageSet(Path("."), pd.DataFrame({"file": "pyproject.toml", "sha256": [f"{i:064x}" for i in range(len(addresses))], "source": addresses}))
 
 
 def reserved(text: str, *paths: str, name: str = "ai.txt", folder: Path) -> list[bool]:

@@ -123,6 +123,7 @@ def test_a_list_that_was_made_to_fit_is_found(folder: Path) -> None:
     lambda h: h["files"][0].update(leaf="ab" * 32), lambda h: h["files"].__setitem__(0, "x"), lambda h: h.update(signed="x"), lambda h: h.update(files={"a": 1}),
     lambda h: h["signed"].update(seal="1"), lambda h: h["signed"].update(key=h["signed"]["key"].upper()), lambda h: h.update(signature=h["signature"].upper()),
     lambda h: h["signed"].update(key=""), lambda h: h.update(signature=""), lambda h: h["files"].__setitem__(0, {"leaf": None}),
+    lambda h: h["signed"].update(root=5), lambda h: h["signed"].update(root=["a"]), lambda h: h.update(signature=None),
 ])
 def test_a_damaged_list_is_found(folder: Path, change: object) -> None:
     altered(folder, change)
@@ -180,6 +181,31 @@ def test_a_pin_may_be_a_file(original: Path, key: keys.Key, tmp_path: Path) -> N
 def test_the_command_says_one_sentence_for_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["verify", str(tmp_path / "nothing")]) == 2 and "no such report" in capsys.readouterr().err
     assert main(["verify", str(tmp_path)]) == 2 and "seal.json" in capsys.readouterr().err
+
+
+def test_deep_numbers_and_deep_folders_are_walked(folder: Path, key: keys.Key) -> None:
+    (folder / "report.json").write_text("[" * 100_000)
+    seal.write(folder, key)
+    assert check(folder, key.fingerprint).pinned
+    deep = folder
+    try:
+        for _ in range(1000):
+            deep = deep / "d"
+            deep.mkdir()
+        signer = check(folder).signer
+        (deep / "x").write_text("new")
+        differs = check(folder).differs
+        (deep / "x").unlink()
+    finally:  # before anything else: who removes folders by calling themselves does not come to an end here
+        while deep != folder:
+            deep.rmdir()
+            deep = deep.parent
+    assert signer == key.fingerprint and differs.endswith("d/x: was not there when the report was sealed")
+
+
+def test_nobodys_home_is_no_pin(original: Path, capsys: pytest.CaptureFixture) -> None:
+    for key in ("~nosuchuser/x", "a\0b"):
+        assert main(["verify", str(original), "--key", key]) == 2 and "neither a fingerprint" in capsys.readouterr().err
 
 
 def test_twenty_lines_that_share_no_code_agree(folder: Path, original: Path, key: keys.Key, root: Path, tmp_path: Path) -> None:

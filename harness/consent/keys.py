@@ -25,6 +25,7 @@ HOME = Path("~/.config/likeness/key.pem")
 PASSPHRASE = "HARNESS_KEY_PASSPHRASE"
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 LARGEST = 10_000  # bytes; a key file has a few hundred
+LONGEST = 1023  # bytes of a passphrase, which is as many as OpenSSL takes
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,25 @@ def create(path: Path, passphrase: str | None = None) -> Key:
     from cryptography.hazmat.primitives import serialization as form
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    if passphrase == "":
-        raise HarnessError("the passphrase is empty; give one, or none at all.")
+    if passphrase == "" or len(_as_bytes(passphrase or "")) > LONGEST:
+        raise HarnessError(f"the passphrase is {'too long' if passphrase else 'empty'}; give one of up to {LONGEST} bytes, or none at all.")
+    path = at_home(path)
     private = Ed25519PrivateKey.generate()
-    lock = form.BestAvailableEncryption(passphrase.encode()) if passphrase else form.NoEncryption()
-    _write_new(Path(path).expanduser(), private.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, lock))
+    lock = form.BestAvailableEncryption(_as_bytes(passphrase)) if passphrase else form.NoEncryption()
+    _write_new(path, private.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, lock))
     return load(path, passphrase)
+
+
+def at_home(path: Path) -> Path:
+    """A path whose ~ is spelled out; raises HarnessError for ~somebody of whom there is no home here."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise HarnessError(f"{path}: nobody of that name has a home here; write the path out.") from error
+
+
+def _as_bytes(passphrase: str) -> bytes:
+    return passphrase.encode("utf-8", "surrogateescape")  # what an environment holds need not be Unicode
 
 
 def _write_new(path: Path, pem: bytes) -> None:
@@ -110,13 +124,13 @@ def load(path: Path, passphrase: str | None = None) -> Key:
     from cryptography.hazmat.primitives import serialization as form
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    path = Path(path).expanduser()
+    path = at_home(path)
     pem = _read_private(path)
     locked = b"ENCRYPTED" in pem
     if locked != bool(passphrase):
         raise HarnessError(f"{path}: the key {f'needs its passphrase; set ${PASSPHRASE}' if locked else 'has no passphrase, and one was given'}.")
     try:
-        private = form.load_pem_private_key(pem, passphrase.encode() if passphrase else None)
+        private = form.load_pem_private_key(pem, _as_bytes(passphrase) if passphrase else None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         what = f"wrong passphrase, or a damaged key; check ${PASSPHRASE}" if locked else "not a key in PEM form; make one with `harness key new`"
         raise HarnessError(f"{path}: {what}.") from error
@@ -140,7 +154,7 @@ def _read_private(path: Path) -> bytes:
 
 def location() -> Path:
     """Where this user's key is: $HARNESS_KEY, or ~/.config/likeness/key.pem."""
-    return Path(os.environ.get("HARNESS_KEY") or HOME).expanduser()
+    return at_home(Path(os.environ.get("HARNESS_KEY") or HOME))
 
 
 def default() -> Key:
@@ -169,7 +183,7 @@ def read_public(path: Path) -> bytes:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
-        with open(path, "rb") as file:
+        with open(at_home(path), "rb") as file:
             public = form.load_pem_public_key(file.read(LARGEST))
     except OSError as error:
         raise HarnessError(f"{path}: cannot read the public key ({error.strerror}); check the path.") from error

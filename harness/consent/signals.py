@@ -20,11 +20,14 @@ from urllib.parse import unquote, urlsplit
 
 from harness.consent.ledger import DECISIONS, USES, Record
 from harness.errors import HarnessError
-from harness.images import ImageSet
+from harness.images import BROKEN, FORMATS, ImageSet
 
 MINING, TRAINING, GENERATIVE, INFERENCE = USES
 LABELS = ("cawg.training-mining", "c2pa.training-mining")
-XMP = re.compile(rb"<x:xmpmeta\b.{0,1000000}?</x:xmpmeta>", re.DOTALL)
+WHERE = b"useplus.org"
+"""Stands in every packet that uses the PLUS vocabulary, whatever the prefixes are called."""
+TEXTS = (b"XML:com.adobe.xmp", b"Raw profile type xmp")
+"""Names of a PNG's text that may be compressed."""
 PLUS = re.compile(r"(?<![A-Za-z])(DMI-[A-Z-]+|AG-[A-Z0-9]+)(?![A-Z0-9-])")
 NO = {use: "notAllowed" for use in USES}
 # What a PLUS value forbids; where it points to a text, a person has to read that.
@@ -59,7 +62,7 @@ def in_file(path: Path, sha256: str, day: str) -> list[Record]:
         raw = Path(path).read_bytes()
     except OSError as error:
         raise HarnessError(f"{path}: cannot be read ({error.strerror}); check the path.") from error
-    return (_credentials(path, sha256, day) if b"jumb" in raw and b"c2pa" in raw else []) + _xmp(raw, sha256, day)
+    return (_credentials(path, sha256, day) if b"jumb" in raw and b"c2pa" in raw else []) + _xmp(raw, _unpacked(raw), sha256, day)
 
 
 def _record(sha256: str, use: str, decision: str, basis: str, day: str, note: str = "", **more: str) -> Record:
@@ -105,10 +108,29 @@ def _assertions(path: Path) -> list[tuple[str, dict[str, Any]]]:
             if re.sub(r"__\d+$", "", each["label"]) in LABELS]
 
 
-def _xmp(raw: bytes, sha256: str, day: str) -> list[Record]:
+def _unpacked(raw: bytes) -> list[bytes]:
+    """XMP as Pillow finds it: where it is compressed, or in a form of its own. Nothing for what Pillow cannot read."""
+    import io
+
+    from PIL import Image
+
+    if not any(word in raw for word in (*TEXTS, b"xmp", b"XMP", b"\xbc\x02", b"\x02\xbc")):  # the last two are TIFF's tag 700
+        return []
+    try:
+        with Image.open(io.BytesIO(raw), formats=FORMATS) as picture:
+            held = dict(picture.info) | (getattr(picture, "text", {}) if any(word in raw for word in TEXTS) else {})  # text may stand after the pixels
+            found = [held.get("xmp"), *(held.get(name.decode()) for name in TEXTS), getattr(picture, "tag_v2", {}).get(700)]
+    except BROKEN:
+        return []
+    packed = [each.encode("utf-8", "surrogateescape") if isinstance(each, str) else bytes(each) for each in found if isinstance(each, str | bytes)]
+    hexed = [b"".join(each.split()[2:]) for each in packed if each.split()[:1] == [b"xmp"]]  # a name, a length, then digits
+    return packed + [bytes.fromhex(each.decode()) for each in hexed if re.fullmatch(rb"(?:[0-9a-fA-F]{2})*", each)]
+
+
+def _xmp(raw: bytes, unpacked: Iterable[bytes], sha256: str, day: str) -> list[Record]:
     """What the PLUS fields in a file's XMP say; the packets are not parsed as XML, which could be made to harm."""
-    text = b"".join(packet.group() for packet in XMP.finditer(raw)).decode("utf-8", "replace") if b"<x:xmpmeta" in raw else ""
-    values = set(PLUS.findall(text)) if "useplus.org" in text else set()
+    texts = [data.replace(b"\0", b"") for data in (raw, *unpacked)]  # UTF-16 and UTF-32 of plain letters are these with zeros between
+    values = {value for text in texts if WHERE in text for value in PLUS.findall(text.decode("latin-1"))}
     found = []
     for value in sorted(values):
         if value.startswith("DMI-"):

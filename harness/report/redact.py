@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import html
 import io
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from harness.errors import HarnessError
 from harness.images import SUFFIXES, atomic_write
@@ -78,8 +81,9 @@ def redact(folder: Path, to: Path, prompts: bool = True) -> Path:
 
     It holds the numbers, the tables and the page's text; pictures, models and everything else stay behind, by name and
     hash. With `prompts=False` tables come without prompts and captions, and of everything that is not shown only the leaf
-    is told, salted, so that a prompt cannot be guessed from its hash. Raises HarnessError for a report that does not
-    verify, for an unsigned one without prompts (it has no salts), and where a prompt stands in what would be shown.
+    is told, salted, so that a prompt cannot be guessed from its hash; so too of a picture in whose name a prompt stands.
+    Raises HarnessError for a report that does not verify, for an unsigned one without prompts (it has no salts), and where
+    a prompt stands in what would be shown, in whatever case and spacing, escaped for HTML or JSON, or with tags in it.
     """
     from harness.report.verify import check
 
@@ -93,11 +97,10 @@ def redact(folder: Path, to: Path, prompts: bool = True) -> Path:
         raise HarnessError(f"{folder}: not signed, so its hashes have no salts and prompts could be guessed from them; `harness seal` signs it.")
     seal = seals.read(folder)
     shown = {e.path for e in seal.entries if e.path and not e.withheld and _is_shown(folder, e.path, prompts)}
-    if not prompts:
-        _refuse_leaks(folder, shown)
+    telling = set() if prompts else _telling(folder, {e.path for e in seal.entries if e.path}, shown)
     for name in shown:
         atomic_write(to / name, (folder / name).read_bytes())
-    entries = tuple(e if e.path in shown or not e.path else _away(e, shut=not prompts) for e in seal.entries)
+    entries = tuple(e if e.path in shown or not e.path else _away(e, not prompts, e.path in telling) for e in seal.entries)
     seals.save(to, Seal(entries, seal.root, seal.key, seal.signature))
     return to
 
@@ -113,21 +116,52 @@ def _is_shown(folder: Path, name: str, prompts: bool) -> bool:
     return table is not None and not _columns(table[0] if table else [])
 
 
-def _away(entry: Entry, shut: bool) -> Entry:
-    """An entry without its file; pictures keep name and hash, which cannot be guessed."""
-    if shut and Path(entry.path).suffix.lower() not in SUFFIXES:
+def _away(entry: Entry, shut: bool, telling: bool) -> Entry:
+    """An entry without its file; pictures keep name and hash, which cannot be guessed, unless the name is telling."""
+    if shut and (telling or Path(entry.path).suffix.lower() not in SUFFIXES):
         return Entry(entry.leaf, withheld=True)
     return Entry(entry.leaf, entry.path, entry.sha256, entry.salt, True)
 
 
-def _refuse_leaks(folder: Path, shown: set[str]) -> None:
-    """Raises HarnessError when a prompt or caption of any table still stands in a file that would be shown."""
-    texts = set(_prompts(folder))
+def _telling(folder: Path, names: set[str], shown: set[str]) -> set[str]:
+    """Names of files in which a prompt or caption of any table stands; raises HarnessError when one stands in what would be shown."""
+    wanted = {form: text for text in sorted(set(_prompts(folder))) for form in _forms(text)}
     for name in sorted(shown):
-        held = (folder / name).read_text(encoding="utf-8", errors="replace")
-        leak = next((text for text in sorted(texts) if text in held), "")
+        leak = _leak(wanted, (name, (folder / name).read_text(encoding="utf-8", errors="replace")))
         if leak:
             raise HarnessError(f"{folder / name}: holds the prompt {leak[:80]!r}; take it out of the report's story, or redact with prompts.")
+    return {name for name in names if _leak(wanted, (name,))}
+
+
+def _leak(wanted: dict[str, str], texts: Iterable[str]) -> str:
+    """The prompt that stands in one of the texts, or ""."""
+    held = {form for text in texts for read in _readings(text) for form in _forms(read)}
+    return next((text for form, text in wanted.items() if any(form in each for each in held)), "")
+
+
+def _readings(text: str) -> set[str]:
+    """A text as it stands, and as it reads once escapes of HTML, JSON and addresses are undone and tags taken out."""
+    found, new = set(), {text}
+    while new and len(found) < 50:  # one may lie within the other, as JSON in a page
+        found |= new
+        new = {undo(each) for each in new for undo in (html.unescape, _without_escapes, unquote, _without_tags)} - found
+    return found
+
+
+def _without_tags(text: str) -> str:
+    return re.sub(r"<[^<>]{0,500}>", "", text)
+
+
+def _without_escapes(text: str) -> str:
+    """JSON's escapes undone; two halves of a pair are joined."""
+    plain = re.sub(r'\\(?:u([0-9a-fA-F]{4})|([nrtbf])|(["\\/]))', lambda m: chr(int(m[1], 16)) if m[1] else " " if m[2] else m[3], text)
+    return plain.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _forms(text: str) -> set[str]:
+    """Case, spacing and Unicode form folded; and the words alone, as a file's name joins them."""
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return {plain, " ".join(re.split(r"[\W_]+", plain)).strip()} - {""}
 
 
 def _prompts(folder: Path) -> Iterator[str]:

@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import hmac
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,16 +151,24 @@ def is_exempt(name: str) -> bool:
     return name == NAME or name in WRITTEN_LATER or last in ANYWHERE or (last.startswith(".") and last.endswith(".tmp"))
 
 
-def walk(folder: Path, top: Path | None = None) -> Iterator[str]:
-    """Names of all files below a folder; raises Broken for a link, whose target could be anywhere, and for devices and pipes."""
-    for child in Path(folder).iterdir():
-        name = child.relative_to(top or folder).as_posix()
-        if child.is_symlink() or not (child.is_dir() or child.is_file()):
-            raise Broken(f"{name}: a link or a device; a report holds its files itself, put the file in its place")
-        if child.is_dir():
-            yield from walk(child, top or folder)
-        else:
-            yield name
+def walk(folder: Path) -> Iterator[str]:
+    """Names of all files below a folder; raises Broken for a link, whose target could be anywhere, for devices and pipes,
+    and for a folder that cannot be read or has too long a path."""
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        try:
+            with os.scandir(Path(folder) / below) as children:
+                found = [(below + child.name, child) for child in children]
+        except OSError as error:
+            raise Broken(f"{below[:200]}: cannot be read ({error.strerror})") from error
+        for name, child in found:
+            if not (child.is_dir(follow_symlinks=False) or child.is_file(follow_symlinks=False)):
+                raise Broken(f"{name}: a link or a device; a report holds its files itself, put the file in its place")
+            if child.is_dir(follow_symlinks=False):
+                waiting.append(name + "/")
+            else:
+                yield name
 
 
 def is_safe(name: str) -> bool:
@@ -197,12 +206,13 @@ def _parse(held: Mapping[str, Any], data: bytes) -> Seal:
         entries = tuple(map(_entry, held["files"]))
         seal = Seal(entries, held["signed"]["root"], held["signed"]["key"], held["signature"])
         same = seal.data() == data
+        plain = isinstance(seal.root, str) and HASH.match(seal.root) and SIGNED.match(f"{seal.key} {seal.signature}")
     except Broken:
         raise
     except (KeyError, TypeError, AttributeError, HarnessError) as error:
         raise Broken(f"{NAME}: is not a seal any more ({type(error).__name__})") from error
     names = [e.path for e in entries if e.path]
-    if not SIGNED.match(f"{seal.key} {seal.signature}") or not HASH.match(seal.root):
+    if not plain:
         raise Broken(f"{NAME}: root, key or signature is none")
     if not same or names != sorted(set(names)):
         raise Broken(f"{NAME}: its form was changed; a seal has one form for one content")
@@ -253,8 +263,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Seal a folder anew, after something in it was changed on purpose."""
-    import os
-
     from harness.consent import keys
     from harness.report import redact
 

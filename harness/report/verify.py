@@ -110,7 +110,7 @@ def _refuse_newer(folder: Path) -> None:
     path = folder / "report.json"
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):  # a sealed folder need not hold a report of ours
+    except (OSError, ValueError, RecursionError):  # a sealed folder need not hold a report of ours
         return
     schema = found.get("schema", 0) if isinstance(found, dict) else 0
     if isinstance(schema, int) and schema > REPORT_SCHEMA:
@@ -122,10 +122,9 @@ def read_pin(text: str) -> str:
     """A fingerprint from --key: itself, or a file that holds one or a public key in PEM form. Raises HarnessError."""
     if FINGERPRINT.fullmatch(text):
         return text
-    path = Path(text).expanduser()
     try:
-        data = path.read_bytes()[:10_000]
-    except OSError as error:
+        data = Path(text).expanduser().read_bytes()[:10_000]
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~somebody of whom there is no home
         raise HarnessError(f"--key {text}: neither a fingerprint (ed25519: and 64 hex digits) nor a file that can be read.") from error
     if b"PRIVATE KEY" in data:
         raise HarnessError(f"--key {text}: a private key, which is for signing alone; give its fingerprint, `harness key show` prints it.")
