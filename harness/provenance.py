@@ -171,6 +171,13 @@ def device_class() -> str:
     return "mps" if sys.platform == "darwin" and platform.machine() == "arm64" else "cpu"
 
 
+def device() -> str:
+    """The device class and, on a processor, its threads: sums over another number of threads end in other bits."""
+    found = device_class()
+    chosen = os.environ.get("OMP_NUM_THREADS")
+    return f"cpu, {f'OMP_NUM_THREADS {chosen}' if chosen else f'{os.cpu_count()} cores'}" if found == "cpu" else found
+
+
 @cache
 def gpus() -> list[dict[str, str]]:
     """Name, memory and driver of each NVIDIA GPU that a run may use."""

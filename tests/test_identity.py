@@ -260,3 +260,13 @@ def test_the_cached_commit_of_a_hub_model_decides(home: Path, monkeypatch: pytes
         seen.append(launch.plan(path, None, {}).facts)
     assert [facts["inputs"] for facts in seen] == [{}, {"model=owner/name": "a" * 40}, {"model=owner/name": "b" * 40}]
     assert len({identity.run_id(facts) for facts in seen}) == 3
+
+
+def test_threads_belong_to_a_processor_and_not_to_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "usable_gpus", lambda: [])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    one = provenance.device()
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert one != provenance.device() and identity.facts(None, {})["device"] == provenance.device()
+    monkeypatch.setattr(provenance, "usable_gpus", lambda: [{"name": "H100"}])
+    assert provenance.device() == "H100"

@@ -322,7 +322,7 @@ def one(notebook: Path, results: Path) -> job.Job:
     """A row as it would be sent to a worker on this machine."""
     swept = prepared(notebook, "- {letter: a}\n")
     parcel.write(results / ".sweep-here", b"")
-    return swept._job(1, "test", ".sweep-here", {}, gpu=False, threads=0)
+    return swept._job(1, "test", ".sweep-here", {}, gpu=False)
 
 
 def prepared(notebook: Path, text: str) -> sweep.Sweep:

@@ -27,7 +27,7 @@ def facts(notebook: Notebook | None, resolved: Mapping[str, Any], inputs: Sequen
     return manifest.plain({
         "notebook": notebook.code_sha256 if notebook else None, "code": code(notebook), "parameters": portable(resolved, rows),
         "inputs": {f"{each.parameter}={each.name}": each.sha256 for each in inputs} | hub_commits(resolved),
-        "packages": provenance.versions_that_matter(), "device": provenance.device_class(),
+        "packages": provenance.versions_that_matter(), "device": provenance.device(),
     })
 
 

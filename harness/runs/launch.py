@@ -187,7 +187,8 @@ def _show(run: runs.Run) -> int:
     """The end of a run in the terminal."""
     found = run.manifest
     if found["status"] == manifest.COMPLETE:
-        print(f"complete after {found['timings']['seconds']:.0f} s\nreport: {run.report}")
+        tries = found["timings"]["attempts"]
+        print(f"complete after {found['timings']['seconds']:.0f} s{f' (the last of {tries} attempts)' if tries > 1 else ''}\nreport: {run.report}")
         return 0
     error = found["error"]
     place = f" in cell {error['cell']} (`{error['source']}`)" if error["cell"] else ""

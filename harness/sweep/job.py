@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import runs
 from harness.errors import HarnessError, Refused
-from harness.runs import identity, launch, lock, manifest
+from harness.runs import folders, identity, launch, lock
 from harness.sweep import parcel, process
 
 if TYPE_CHECKING:
@@ -77,8 +77,6 @@ class Job:
     """runs that the starting machine has already: their folders by id"""
     gpu: bool = False
     """whether the run takes a GPU of its own"""
-    threads: int = 0
-    """threads for the run's arithmetic; 0: as the machine is set"""
     price: float | None = None
     """what an hour of the machine costs; None: as the machine is set"""
 
@@ -164,7 +162,7 @@ def _is_held(folder: Path) -> bool:
 
 def _ending(job: Job, folder: Path, code: int, log: str) -> dict[str, str]:
     """Status and reason of a run that ended with this exit code."""
-    if code == 0 and manifest.status(folder) == manifest.COMPLETE:
+    if code == 0 and folders.is_complete(folder):
         return {"status": COMPLETE}
     if code == 0:
         return {"status": FAILED, "reason": f"it ended well, but not as {folder.name}: its code or inputs changed meanwhile; start the sweep again"}
@@ -183,10 +181,8 @@ def command(job: Job, notebook: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _environment(job: Job, site: Site) -> Iterator[dict[str, str]]:
-    """The variables of a run's process: where its results go, its threads, its GPU."""
+    """The variables of a run's process: where its results go, and its GPU."""
     found = {name: value for name, value in os.environ.items() if name != runs.FOLDER} | {runs.RESULTS: str(site.results)}
-    if job.threads:
-        found.setdefault("OMP_NUM_THREADS", str(job.threads))
     with process.gpu() if job.gpu else contextlib.nullcontext({}) as gpu:
         yield found | gpu
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from harness import params, progress, runs
 from harness.errors import HarnessError
 from harness.forecast import costs
-from harness.runs import manifest, notebooks, scan
+from harness.runs import folders, notebooks, scan
 from harness.sweep import board, executors, grid, job, parcel, process
 from harness.sweep.job import COMPLETE, FAILED, REUSED, STOPPED, Job, Outcome, Site
 
@@ -55,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run every row of a grid and print one table; 0 only when all are complete, 130 after Ctrl-C."""
     choice = executors.read(args.executor, args.workers, args.gpu_slots, _options(args.option))
+    if choice.kind == "process":  # before the rows are planned: threads belong to a run's identity
+        os.environ.setdefault("OMP_NUM_THREADS", str(choice.threads))
     notebooks.read(args.notebook)  # what is wrong with it is no row's fault
     rows = grid.read(args.grid)
     plans = grid.plans(args.grid, args.notebook, rows)
@@ -117,9 +119,8 @@ class Sweep:
             return
         name = secrets.token_hex(8)
         with executors.start(choice, self.folder) as executor, _marked(self.results, name if shared else "") as mark:
-            threads = choice.threads if choice.kind == "process" else 0
             known = self._known() if choice.kind == "dask" else {}
-            jobs = [self._job(number, name, mark, known, choice.gpu_slots > 0, threads) for number in left]
+            jobs = [self._job(number, name, mark, known, choice.gpu_slots > 0) for number in left]
             work_off(jobs, executor, self._keep, lambda at_work: self._event({"at work": at_work}))
 
     def finish(self) -> int:
@@ -135,16 +136,16 @@ class Sweep:
                 print(f"row {each.number} {each.status}: {each.reason}" + (f" (log: {log})" if log.is_file() else ""), file=sys.stderr)
         return int(any(each.status not in (COMPLETE, REUSED) for each in outcomes))
 
-    def _job(self, number: int, name: str, mark: str, known: Mapping[str, str], gpu: bool, threads: int) -> Job:
+    def _job(self, number: int, name: str, mark: str, known: Mapping[str, str], gpu: bool) -> Job:
         plan, path = self.plans[number], self.notebook.path.resolve()
         files = {path.name: path.read_bytes()} | {f"presets/{each.name}": each.read_bytes() for each in self.notebook.presets().values()}
         site = Site(path, self.results, self.folder / "logs", Path.cwd(), mark)
-        return Job(self.folder.name, name, number, site, files, plan.preset, plan.given, self._words[number], plan.facts, known, gpu, threads, self.price)
+        return Job(self.folder.name, name, number, site, files, plan.preset, plan.given, self._words[number], plan.facts, known, gpu, price=self.price)
 
     def _known(self) -> dict[str, str]:
         """Finished runs of this notebook by id: a worker of another kind knows better than we what its runs are called."""
         found = scan.runs(self.results, self.notebook.name)
-        return {facts["id"]: folder.name for folder, facts in found if facts["status"] == manifest.COMPLETE}
+        return {facts["id"]: folder.name for folder, facts in found if folders.is_complete(folder)}
 
     def _keep(self, outcome: Outcome) -> None:
         """Keep one outcome; a run that came in the mail is laid into the results first."""
@@ -168,7 +169,7 @@ class Sweep:
         """A row of which nothing was heard again: complete after all if its manifest says so."""
         folder = self.plans[number].folder
         with contextlib.suppress(HarnessError):  # a broken manifest is no word of success
-            if manifest.status(folder) == manifest.COMPLETE:
+            if folders.is_complete(folder):
                 return Outcome(number, COMPLETE, folder.name)
         return Outcome(number, STOPPED, folder.name if folder.is_dir() else "", "not finished when the sweep was stopped")
 
