@@ -51,7 +51,7 @@ PROOFS: dict[str, Proof] = {
     "kill": Proof(
         "python benchmarks/kill.py --times 50",
         ("benchmarks/kill.py", "notebooks/00_start_here.ipynb", "harness/runs", "harness/finetune", "harness/sample", "harness/embed.py", "harness/images.py",
-         *SCORERS, "harness/report", "harness/trials/case.py", "harness/world/weights/pipeline", "harness/world/weights/clip"),
+         *SCORERS, *(f"harness/report/{name}.py" for name in ("__init__", "evidence", "facts", "page", "seal", "words")), "harness/trials/case.py", "harness/world/weights/pipeline", "harness/world/weights/clip"),
     ),
     "runs": Proof(
         "python benchmarks/runs.py",
