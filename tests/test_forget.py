@@ -414,7 +414,7 @@ def test_the_commands_from_record_to_forget(commands: World, capsys: pytest.Capt
     code, text = run("forget", "mira", *places)
     assert code == 0 and "nothing was found in" in text
     assert run("search", "--photo", "../mira.png", "--word", "mira", *places) == (0, run("search", "--photo", "../mira.png", "--word", "mira", *places)[1])
-    assert run("verify", "photos")[1].endswith("1 tombstones\n") and run("verify", "consent.db")[0] == 0
+    assert run("verify", "photos")[1].endswith("1 tombstone\n") and run("verify", "consent.db")[0] == 0
     code, text = run("withdraw", "noor", "--apply", *places)
     assert code == 0 and "taken out, with signed tombstones" in text and run("sweep") == (0, "")
 

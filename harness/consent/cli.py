@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import replace
+import importlib
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness import params
 from harness.consent import ledger as ledgers
-from harness.consent.ledger import Record
-from harness.errors import HarnessError
-
-if TYPE_CHECKING:
-    from harness.consent.search import Answer
-    from harness.consent.store import Store
+from harness.consent.ledger import ALL_WORKS, Record
 
 LEDGER = Path("consent.db")
 PLACES = ("results", "photos", "data")
@@ -26,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare every action with its own options."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = actions.add_parser("show", help="list the records of a ledger")
-    show.add_argument("ledger", type=Path, nargs="?", default=LEDGER, help=f"the ledger: a store or a CSV (default: {LEDGER})")
+    show.add_argument("ledger", type=Path, nargs="?", default=LEDGER, help=f"the ledger: a store or a CSV (default: {LEDGER}, with the subject alone)")
     show.add_argument("subject", nargs="?", default="", help="only this artist's or person's")
     ask = actions.add_parser("ask", help="may these pictures be used?")
     ask.add_argument("images", type=Path, help="folder of pictures with a samples.csv that has a column artist")
@@ -35,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ask.add_argument("--purpose", choices=("training", "audit"), default="training", help="an audit goes on without consent, marked")
     record = _with_ledger(actions, "record", "write down a decision; the ledger is begun when there is none")
     params.add_arguments(record, Record)
+    for action in record._actions:  # a decision that is entered is mostly on all works, and of today
+        if action.dest in ("sha256", "granted"):
+            action.required, action.help = False, action.help.replace("(required)", "(default: all works)" if action.dest == "sha256" else "(default: today)")
+    record.set_defaults(sha256=ALL_WORKS, granted=f"{datetime.now(UTC):%Y-%m-%d}")
+    record.add_argument("--replaces", type=int, action="append", default=[], metavar="ENTRY", help="entry of the same subject that no longer holds, as `show` numbers it; may be repeated")
     _add_exchange(actions)
     _add_rights(actions)
     verify = actions.add_parser("verify", help="check a ledger's chain, or tombstones")
@@ -63,6 +62,9 @@ def _add_rights(actions: argparse._SubParsersAction) -> None:
     withdraw.add_argument("who", help="artist, person, or the SHA-256 of one work")
     withdraw.add_argument("--apply", action="store_true", help="delete and rewrite what is listed, and leave signed tombstones")
     withdraw.add_argument("--leave-hashes", action="store_true", help="keep perceptual descriptors in the ledger, so that copies of the works are found")
+    withdraw.add_argument("--subject", default="", help="who withdraws a single work, where the ledger does not say whose it is")
+    withdraw.add_argument("--use", dest="uses", choices=ledgers.USES, action="append", default=[],
+                          help="withdraw this use only (no file is touched then); may be repeated (default: every use)")
     withdraw.add_argument("--by", default="", help="who entered the withdrawal")
     withdraw.add_argument("--why", default="", help="what was said")
     forget = _with_places(_with_ledger(actions, "forget", "take everything of a person out, prove by a search that nothing is left"))
@@ -72,6 +74,12 @@ def _add_rights(actions: argparse._SubParsersAction) -> None:
     search.add_argument("--photo", type=Path, action="append", default=[], help="a photo to look for, by hash and by look; may be repeated")
     search.add_argument("--word", action="append", default=[], help="a name to look for; may be repeated")
     sweep = _with_places(_with_ledger(actions, "sweep", "delete photos of people whose time is over, and finish what a crash interrupted"))
+    sweep.add_argument("--abandon", default="", metavar="SUBJECT", help="give up what cannot be finished: what was begun about a subject (or under a number), "
+                       "and photos of theirs whose folder is gone for good; withdrawals hold all the same")
+    keep = _with_places(_with_ledger(actions, "keep", "enter photos of a person, which are deleted when their time is over"))
+    keep.add_argument("subject", help="who is on them")
+    keep.add_argument("photos", type=Path, nargs="+", help="photos, or folders of them")
+    keep.add_argument("--hours", type=float, default=24.0, help="how long they are kept (default: 24)")
     sweep.description = "Suits a timer: it is quick and says nothing when nothing is due."
 
 
@@ -87,205 +95,10 @@ def _with_places(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+ROOMS = {"show": "records", "ask": "records", "record": "records", "import": "records", "export": "records", "rescue": "records", "verify": "records",
+         "reach": "requests", "withdraw": "requests", "forget": "requests", "search": "requests", "sweep": "requests", "keep": "requests"}
+
+
 def main(args: argparse.Namespace) -> int:
-    """Run the action. A refusal, or anything wrong, is raised; a search that finds something ends with 1."""
-    actions: dict[str, Callable[[argparse.Namespace], int]] = {
-        "show": _show, "ask": _ask, "record": _record, "import": _import, "export": _export, "reach": _reach, "withdraw": _withdraw,
-        "forget": _forget, "search": _search, "sweep": _sweep, "verify": _verify, "rescue": _rescue}
-    return actions[args.action](args)
-
-
-def _roots(args: argparse.Namespace) -> list[Path]:
-    found = args.roots or [Path(name) for name in PLACES if Path(name).is_dir()]
-    if not found:
-        raise HarnessError(f"there is none of the folders {', '.join(PLACES)} here; name those to look into with --in.")
-    return found
-
-
-def _open(args: argparse.Namespace, create: bool = False) -> Store:
-    from harness.consent.store import open_store
-
-    return open_store(args.ledger, create=create)
-
-
-def _show(args: argparse.Namespace) -> int:
-    """One line a record."""
-    from harness.consent import gate
-
-    book = gate.book_of(args.ledger)
-    records = [record for record in book.records if args.subject in ("", record.subject)]
-    print(f"{args.ledger}: {len(records)} records")
-    for record in records:
-        days = f"from {record.granted}" + (f" until {record.expires}" if record.expires else "")
-        gone = f", withdrawn {record.withdrawn}" if record.withdrawn else ""
-        note = f" ({record.note})" if record.note else ""
-        print(f"  {record.subject}, {record.works}: {record.use} {record.decision} {days}{gone}; {record.basis}{note}")
-    return 0
-
-
-def _ask(args: argparse.Namespace) -> int:
-    """The gate's answer in words."""
-    from harness.consent import gate
-    from harness.images import open_set
-
-    decision = gate.ask(open_set(args.images), args.ledger, args.use, args.purpose)
-    print(f"{decision.images - decision.blocked} of {decision.images} pictures are allowed for {decision.use} on {decision.at}")
-    for reason in decision.reasons:
-        print(f"  blocked: {reason}")
-    if decision.purpose == "audit":
-        print("  purpose audit: what is made from them is marked and must not be exported")
-    return 0
-
-
-def _record(args: argparse.Namespace) -> int:
-    """Enter one decision; where a work is named by its file, its hash is taken."""
-    from harness.images import sha256
-
-    work = Path(args.sha256)
-    if work.is_file():
-        args.sha256 = sha256(work)
-    record = params.from_args(Record, args)
-    with _open(args, create=True) as store:
-        (entry,) = store.add([replace(record, evidence=_evidence(record.evidence))])
-    print(f"{args.ledger}: entry {entry}, {record.subject}, {record.works}: {record.use} {record.decision}")
-    return 0
-
-
-def _evidence(text: str) -> str:
-    from harness.images import sha256
-
-    return sha256(Path(text)) if text and Path(text).is_file() else text
-
-
-def _import(args: argparse.Namespace) -> int:
-    """Enter what a file holds and the ledger does not."""
-    from harness.consent import exchange
-
-    with _open(args, create=True) as store:
-        done = exchange.import_into(store, args.file, args.by)
-    print(f"{args.ledger}: {done.added} records entered, {done.known} were there already")
-    return 0
-
-
-def _export(args: argparse.Namespace) -> int:
-    """The whole ledger as a file, or everything about one subject as a folder."""
-    from harness.consent import exchange, gate, rights
-
-    if not args.subject:
-        book = gate.book_of(args.ledger)
-        print(f"{exchange.write(book.records, args.out)}: {len(book.records)} records")
-        return 0
-    with _open(args) as store:
-        print(rights.export(store, args.subject, _roots(args), args.out))
-    return 0
-
-
-def _rescue(args: argparse.Namespace) -> int:
-    """What is still readable of a damaged ledger, as JSON that `import` reads."""
-    from harness.consent import exchange
-
-    saved = exchange.rescue(args.ledger, args.out)
-    print(f"{saved.path}: {saved.records} records saved, {saved.lost} entries lost")
-    return 0
-
-
-def _reach(args: argparse.Namespace) -> int:
-    """The list alone."""
-    from harness.consent import gate, reach, rights
-
-    store = _open(args) if args.ledger.is_file() and gate.is_store(args.ledger) else None
-    _print_reach(reach.find(rights.target(store, args.who), _roots(args)))
-    return 0
-
-
-def _withdraw(args: argparse.Namespace) -> int:
-    """Enter the withdrawal, and list or take out."""
-    from harness.consent import rights
-    from harness.progress import printer
-
-    with _open(args) as store:
-        found = rights.withdraw(store, args.who, _roots(args), args.apply, args.by, args.why, args.leave_hashes, progress=printer())
-    _print_reach(found)
-    print("taken out, with signed tombstones" if args.apply else "the withdrawal holds from now on; no file was changed (--apply does what is listed)")
-    return 0
-
-
-def _print_reach(found: object) -> None:
-    for trace in found.traces:
-        print(f"  {trace.action:<7} {trace.path} ({trace.kind}: {trace.why}){', then ' + trace.after if trace.after else ''}")
-    for again in found.retrain:
-        print(f"  retrain {again['adapter']} with the {len(again['works_left'])} works that are left, without {again['works_taken_out']}")
-    for path in found.undecided:
-        print(f"  look    {path} (does not say of which pictures it is)")
-    print(f"{len(found.traces)} files were reached" + (f": {', '.join(f'{n} {kind}' for kind, n in found.counts().items())}" if found.traces else ""))
-
-
-def _forget(args: argparse.Namespace) -> int:
-    """Forget, and say what the search found."""
-    from harness.consent import rights
-    from harness.progress import printer
-
-    with _open(args, create=True) as store:
-        answer = rights.forget(store, args.subject, _roots(args), args.word, progress=printer())
-    print(f"forgotten; searched by hash, look, name and bytes: {answer.sentence()}")
-    return 0
-
-
-def _search(args: argparse.Namespace) -> int:
-    """0 when nothing was found, 1 otherwise."""
-    from harness.consent import rights
-
-    if not (args.photo or args.word):
-        raise HarnessError("say what to look for: --photo FILE or --word NAME.")
-    answer = rights.sees(_roots(args), args.word, args.photo)
-    _print_answer(answer)
-    return 1 if answer.hits else 0
-
-
-def _print_answer(answer: Answer) -> None:
-    for hit in answer.hits:
-        print(f"  {hit.place} ({hit.how}: {hit.what})")
-    for name in answer.unread:
-        print(f"  not looked into: {name}")
-    print(answer.sentence())
-
-
-def _sweep(args: argparse.Namespace) -> int:
-    """What is due in this ledger and in every other that holds photos."""
-    from harness.consent import retention
-    from harness.progress import printer
-
-    gone = retention.enforce(printer())
-    if args.ledger.exists():
-        with _open(args) as store:
-            gone += retention.sweep(store, args.roots, progress=printer())
-    if gone:
-        print(f"{gone} photos of people were kept for as long as was said, and are gone")
-    return 0
-
-
-def _verify(args: argparse.Namespace) -> int:
-    """A ledger's chain, or tombstones."""
-    from harness.consent import gate, tombstone
-
-    if not args.path.is_dir() and gate.is_store(args.path):
-        return _verify_ledger(args)
-    stones = tombstone.all_below([args.path]) if args.path.is_dir() else [args.path]
-    for path in stones:
-        held = tombstone.read(path)
-        if args.key and held["signer"] != args.key:
-            raise HarnessError(f"{path}: signed by {held['signer']}, not by {args.key}.")
-        print(f"{path}: {held['kind']} of {held['at'][:10]}, unchanged, " + (f"signed by {held['signer']}" if args.key else f"signer unknown ({held['signer']})"))
-    print(f"{len(stones)} tombstones")
-    return 0
-
-
-def _verify_ledger(args: argparse.Namespace) -> int:
-    from harness.consent.store import open_store
-
-    with open_store(args.path) as store:
-        checked = store.verify_chain(args.key, args.known)
-    if not checked.ok:
-        raise HarnessError(f"{args.path}: {checked}.")
-    print(f"{args.path}: {checked}")
-    return 0
+    """Run the action. A refusal, or anything wrong, is raised; 1 where something was found, left or not looked into."""
+    return getattr(importlib.import_module(f"harness.consent.{ROOMS[args.action]}"), f"{args.action}_")(args)

@@ -13,7 +13,7 @@ import sqlite3
 import tempfile
 import unicodedata
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 CELLS = ((96, 8),)
 """cell and gap, in pixels, of the house's own contact sheets (harness.plots)"""
 MOST_FRAMES = 500
+PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+"""how files begin that are nothing but pictures"""
 SHEET = 128
 """side in pixels from which a picture may be a sheet of others"""
 FEWEST = 8
@@ -117,8 +119,8 @@ def _cut(picture: Image.Image, box: tuple[int, int, int, int], depth: int = 6) -
     yield box
 
 
-def live(data: bytes) -> tuple[bytes, list[str]] | None:
-    """A database as it would be without free pages, and the texts of its live cells; None for what SQLite cannot read."""
+def live(data: bytes) -> tuple[bytes, list[str], list[bytes]] | None:
+    """A database as it would be without free pages, the texts of its live cells and the bytes of others; None for what SQLite cannot read."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "held").write_bytes(data[:18] + b"\1\1" + data[20:])  # no journal of its own beside the copy
         connection = sqlite3.connect(Path(folder) / "held")
@@ -126,8 +128,8 @@ def live(data: bytes) -> tuple[bytes, list[str]] | None:
             connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
             connection.execute("VACUUM INTO ?", (str(Path(folder) / "fresh"),))
             names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            cells = [str(cell) for name in names for row in connection.execute(f'SELECT * FROM "{name}"') for cell in row if isinstance(cell, str)]
-            return (Path(folder) / "fresh").read_bytes(), cells
+            cells = [cell for name in names for row in connection.execute('SELECT * FROM "{}"'.format(name.replace('"', '""'))) for cell in row]
+            return (Path(folder) / "fresh").read_bytes(), [cell for cell in cells if isinstance(cell, str)], [cell for cell in cells if isinstance(cell, bytes)]
         except sqlite3.Error:
             return None
         finally:
@@ -148,3 +150,26 @@ def plain(text: str) -> str:
     text = html.unescape(text) if "&" in text else text
     text = urllib.parse.unquote(text) if "%" in text else text
     return unicodedata.normalize("NFKC", text).casefold()
+
+
+def bare(word: str) -> str:
+    """A word without regard to case and to what stands between its parts."""
+    return re.sub(r"[\s_+-]+", " ", unicodedata.normalize("NFKC", word).casefold()).strip()
+
+
+def words(forms: Iterable[str], others: Iterable[str] = ()) -> re.Pattern[str]:
+    """The words, longest first, so that who is called by two words is not taken for who is called by one of them."""
+    ways = [r"[\s_+-]+".join(map(re.escape, form.split())) for form in sorted({*forms, *others}, key=len, reverse=True)]
+    return re.compile(rf"(?<![^\W_])(?:{'|'.join(ways)})(?![^\W_])" if ways else r"(?!)")
+
+
+def stands(text: str, wanted: Iterable[str], others: Iterable[str] = ()) -> bool:
+    """Does one of the names stand in a text, and not only in a name of others?"""
+    forms = set(map(bare, wanted))
+    return any(bare(m.group()) in forms for m in words(forms, map(bare, others)).finditer(plain(text)))
+
+
+def around(wanted: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Those names of others in which one of the names stands."""
+    forms = set(map(bare, wanted))
+    return [other for other in others if bare(other) not in forms and stands(other, forms)]

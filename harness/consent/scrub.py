@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import csv
-import html
 import io
 import json
 import re
-import unicodedata
-import urllib.parse
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from harness.consent import files
+from harness.consent import files, tables
+from harness.consent.names import Names, is_format
 from harness.errors import BadImage
 from harness.images import decode, sha256
 
@@ -42,6 +39,8 @@ class Scrub:
     """Hashes of their works and of all that was made from them."""
     names: tuple[str, ...] = ()
     """Names whose rows go and that must not be left; none where names may stay."""
+    others: tuple[str, ...] = ()
+    """Names of others: where one of theirs stands in one of these it stays."""
     near: Callable[[Any], bool] = field(default=lambda picture: False)
     """Does a decoded picture look like one of their works?"""
     doubtful: Callable[[Any], bool] = field(default=lambda picture: False)
@@ -50,16 +49,22 @@ class Scrub:
     """Hashes that tables give to others: those stay, whatever they look like."""
     only_pictures: bool = False
     """Take out what shows the works; hashes in texts and adapters trained on them may stay."""
+    made_of: frozenset[str] = frozenset()
+    """Hashes of others' works that stay, but of which no vectors or latents may."""
 
     @cached_property
-    def _names(self) -> re.Pattern[str]:
-        forms = {form for name in self.names for form in _forms(name)}
-        return re.compile("|".join(rf"(?<![^\W_]){re.escape(f)}(?![^\W_])" for f in sorted(forms, key=len, reverse=True)) or r"(?!)", re.IGNORECASE)
+    def _names(self) -> Names:
+        """The names as they are taken out of texts; words of the files' own formats (`artist`, `status`) stay there."""
+        return Names((name for name in self.names if not is_format(name)), self.others)
+
+    def plain(self, text: str) -> str:
+        """A text without their names."""
+        return self._names.sub(GONE, text)
 
     def text(self, text: str) -> str:
         """A text without their names, hashes and pictures."""
         if not self.only_pictures:
-            text = self._names.sub(GONE, files.TEXT_HASH.sub(lambda m: GONE if m.group() in self.tainted else m.group(), text))
+            text = self.plain(files.TEXT_HASH.sub(lambda m: GONE if m.group() in self.tainted else m.group(), text))
         return PICTURE.sub(lambda m: PLACEHOLDER if self.shows(m.group()) else m.group(), text)
 
     def shows(self, code: str) -> bool:
@@ -97,35 +102,30 @@ class Scrub:
 
     def words(self, suffix: str, data: bytes) -> bytes | None:
         """A text file of any kind; a table loses their rows, JSON stays JSON."""
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError:
-            text = data.decode("latin-1")
-            return data if self.text(text) == text else self.text(text).encode("latin-1")
-        if suffix in (".json", ".ipynb"):
-            return self.json(text).encode()
-        kept = self.table(text) if suffix == ".csv" else text
-        return None if kept is None else self.text(kept).encode()
+        if suffix in (".csv", ".tsv") and (kept := self.table(data)) != data:
+            return kept if kept is None else self.words(".txt", kept)
+        text, encoding = tables.decoded(data)
+        cleaned = self.json(text) if suffix in (".json", ".ipynb") else self.text(text)
+        return data if cleaned == text else cleaned.encode(encoding, "replace")
 
-    def table(self, text: str) -> str | None:
-        """A CSV without the rows of their pictures, the others in their order; None for a list of files in which none is left."""
-        try:
-            lines = list(csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline="")))
-        except csv.Error:
-            return text
-        kept = [line for i, line in enumerate(lines) if not i or not self.of_them(dict(zip(lines[0], line, strict=False)))]
-        if len(kept) == len(lines) or (self.only_pictures and "file" not in lines[0]):
-            return text
-        if len(kept) == 1 and {"file", "sha256"} <= set(kept[0]):
-            return None
-        out = io.StringIO(newline="")
-        csv.writer(out, lineterminator="\n").writerows(kept)
-        return out.getvalue()
+    def table(self, data: bytes) -> bytes | None:
+        """A table without the rows of their pictures, the others in their order; None for a list of files in which none is left."""
+        read = tables.read(data)
+        if not read or not read.lines:
+            return data
+        columns = read.columns
+        kept = [line for i, line in enumerate(read.lines) if not i or not self.of_them(dict(zip(columns, line, strict=False)))]
+        if len(kept) == len(read.lines) or (self.only_pictures and "file" not in columns):
+            return data
+        return None if len(kept) == 1 and {"file", "sha256"} <= set(columns) else read.write(kept)
 
     def of_them(self, row: dict[str, str]) -> bool:
         """Is a row of a table about one of their pictures, by hash, owner, or as drawn from their name?"""
-        named = files.owned(row, self.names) or bool(self.names) and "sha256" in row and self._names.search(row.get("prompt", ""))
-        return row.get("sha256") in self.tainted or bool(named)
+        if row.get("sha256") in self.tainted:
+            return True
+        if row.get("sha256") in self.claimed or not self.names:
+            return False
+        return files.owned(row, self.names) or "sha256" in row and self._names.search(row.get("prompt", ""))
 
     def json(self, text: str) -> str:
         """JSON with every text in it cleaned; laid out as it was, and the same bytes when nothing had to change."""
@@ -145,7 +145,7 @@ class Scrub:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
-            return {self.text(key): self.value(part) for key, part in value.items()}
+            return {self.text(key): self.value(part) for key, part in value.items()}  # a key may be a name, but no word of the format
         if isinstance(value, list):
             if len(value) > 1 and all(isinstance(line, str) for line in value) and PICTURE.match(joined := "".join(value)):
                 return [PLACEHOLDER] if self.shows(joined) else value  # a picture in lines, as older notebooks hold it
@@ -158,7 +158,7 @@ class Scrub:
             arrays = {key: stored[key] for key in stored.files}
         if "sha256" not in arrays:
             return data
-        keep = np.array([str(name) not in self.tainted for name in arrays["sha256"]], dtype=bool)
+        keep = np.array([str(name) not in self.tainted | self.made_of for name in arrays["sha256"]], dtype=bool)
         for key in (key for key in arrays if key.startswith("table_") and self.names):
             keep &= np.array([not self._names.search(str(value)) for value in arrays[key]], dtype=bool)
         if keep.all():
@@ -175,7 +175,7 @@ class Scrub:
         said = header.get("__metadata__") or {}
         if self.only_pictures and files.ADAPTER in said:
             return data
-        if any(found in self.tainted for value in said.values() for found in files.hashes(value)):
+        if any(found in self.tainted | self.made_of for value in said.values() for found in files.hashes(value)):
             return None
         header["__metadata__"] = {key: self.json(value) for key, value in said.items()}
         if header["__metadata__"] == said:
@@ -198,15 +198,8 @@ class Scrub:
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as out:
             for info, new in cleaned:
                 if new is not None:
-                    out.writestr(self._names.sub(GONE, info.filename), new)
+                    out.writestr(self.plain(info.filename), new)
         return buffer.getvalue() if any(new is not None for _, new in cleaned) else None
-
-
-def _forms(name: str) -> Iterable[str]:
-    """The ways in which a name is written down: both spellings of accents, escaped for pages, addresses and JSON."""
-    for plain in {unicodedata.normalize(form, name) for form in ("NFC", "NFD")}:
-        yield from (plain, html.escape(plain), html.escape(plain, quote=False), urllib.parse.quote(plain), urllib.parse.quote_plus(plain),
-                    json.dumps(plain)[1:-1])
 
 
 def _written(raw: bytes) -> str:

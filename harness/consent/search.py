@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-import gzip
 import hashlib
 import io
 import os
 import re
-import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.consent import look
+from harness.consent import look, opened
 from harness.errors import HarnessError
 from harness.progress import Progress, silent
 
@@ -37,8 +35,7 @@ DEEPEST = 4
 HEX = re.compile(rb"[0-9a-f]{64}")
 BASE64 = re.compile(rb"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-9A-Za-z+/]|SUkqA|TU0AK)[A-Za-z0-9+/\-_]{60,}")
 DATABASE, JOURNALS = b"SQLite format 3\0", (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83", b"\xd9\xd5\x05\xf9")
-# What a writer may put between the lines of one base64 text: line ends, escaped in JSON or not, list separators, %-escapes.
-BREAKS = re.compile(rb'(?<=[A-Za-z0-9+/])(?:\\r|\\n|%0D|%0A|"\s*,\s*"|[\r\n]+[ \t]*)+(?=[A-Za-z0-9+/])')
+BREAKS = re.compile(rb'(?<=[A-Za-z0-9+/])(?:\\r|\\n|%0D|%0A|"\s*,\s*"|[\r\n]+[ \t]*)+(?=[A-Za-z0-9+/])')  # inside of one base64 text
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,8 @@ class Needles:
     """Perceptual descriptors."""
     raw: tuple[bytes, ...] = ()
     """Fragments of tensors and vectors, as they stand in a file."""
+    others: tuple[str, ...] = ()
+    """Names of others: a word that only stands in one of these is not meant."""
 
     def __post_init__(self) -> None:
         short = [word for word in self.words if len(word.strip()) < 3]
@@ -70,6 +69,8 @@ class Hit:
     """hash, look, word or bytes."""
     what: str
     """The hash, word or fragment; never a picture."""
+    file: str = ""
+    """The file or folder alone."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class Answer:
     """Bytes of the files."""
     unread: tuple[str, ...]
     """What could not be looked into (unreadable, encrypted, packed by git), each with the reason."""
+    kept: tuple[str, ...] = ()
+    """What was not looked for, as it is others': in words."""
 
     @property
     def clean(self) -> bool:
@@ -110,7 +113,7 @@ def search(folders: Iterable[Path], needles: Needles, describe: Callable[[Any], 
     if needles.near and not (describe and alike):
         from harness import perceptual
         describe, alike = perceptual.descriptor, perceptual.is_near
-    paths = list(dict.fromkeys(path for folder in folders for path in _all(Path(folder))))
+    paths = list(dict.fromkeys(path for folder in folders for path in (os.path.realpath(folder), *opened.below(Path(folder)))))
     return _look_into(paths, _Search(needles, describe, alike), progress)
 
 
@@ -123,17 +126,7 @@ def _look_into(paths: list[str], eye: _Search, progress: Progress) -> Answer:
     for i, path in enumerate(paths, 1):
         eye.path(path)
         progress({"stage": "search", "step": i, "of": len(paths), "found": len(eye.hits)})
-    return Answer(tuple(dict.fromkeys(eye.hits)), len(paths), eye.pictures, eye.bytes, tuple(eye.unread))
-
-
-def _all(folder: Path) -> Iterator[str]:
-    if not folder.is_dir():
-        raise HarnessError(f"{folder}: no such folder to search.")
-
-    def stop(error: OSError) -> None:
-        raise HarnessError(f"{error.filename}: cannot be searched ({error.strerror}).")
-    for where, folders, names in os.walk(os.path.realpath(folder), onerror=stop):
-        yield from (os.path.join(where, name) for name in (*folders, *names))
+    return Answer(tuple(dict.fromkeys(eye.hits)), sum(map(os.path.isfile, paths)), eye.pictures, eye.bytes, tuple(dict.fromkeys(eye.unread)))
 
 
 class _Search:
@@ -150,23 +143,26 @@ class _Search:
         self.looked: dict[bytes, bool] = {}
         self.pictures = self.bytes = 0
         self.digests = {bytes.fromhex(name): name for name in needles.hashes}
-        self.forms = sorted({unicodedata.normalize("NFKC", word.strip()).casefold() for word in needles.words})
-        self.words = re.compile("|".join(rf"(?<![^\W_]){re.escape(form)}(?![^\W_])" for form in self.forms) or r"(?!)")
+        self.forms, self.others = sorted(set(map(look.bare, needles.words))), sorted(set(map(look.bare, needles.others)) - set(map(look.bare, needles.words)))
+        self.words, self.file = look.words(self.forms, self.others), ""
 
     def found(self, place: str, how: str, what: str) -> None:
-        self.hits.append(Hit(place, how, what))
+        self.hits.append(Hit(place, how, what, self.file))
 
     def path(self, name: str) -> None:
         """A file, a folder's name or a link."""
+        self.file = name
         self.text(f"{name} (its name)", os.path.basename(name) + (f" -> {os.readlink(name)}" if os.path.islink(name) else ""))
         if os.path.islink(name) or not os.path.isfile(name):
             return
         try:
             self.bytes += os.path.getsize(name)
-            for place, data, whole in _pieces(name):
+            for place, data, whole in opened.pieces(name, LARGEST):
                 self.data(place, data, whole)
         except OSError as error:
             self.unread.append(f"{name} ({error.strerror})")
+        except (ValueError, RecursionError, MemoryError, RuntimeError) as error:  # whatever foreign bytes do to a decoder
+            self.unread.append(f"{name} ({type(error).__name__})")
 
     def data(self, place: str, data: bytes, whole: bool = True, depth: int = 0) -> None:
         """The bytes of a file or of a member of an archive."""
@@ -181,14 +177,16 @@ class _Search:
         if b"\0" in data[:4096]:  # wide characters, as in arrays of strings, become plain ones
             self.fragments(place, data.replace(b"\0", b""))
         self.embedded(place, data, depth)
-        if data[:2] == b"PK":
+        for name, raw in opened.carved(data) if not data.startswith((b"PK", DATABASE)) else ():
+            self.data(f"{place}!{name}", raw, depth=DEEPEST)
+        for name, picture in opened.pixels(data) if self.needles.near else ():
+            self.seen(f"{place}!{name}", picture)
+        if opened.is_zip(data):
             self.archive(place, data, depth)
-        elif data[:2] == b"\x1f\x8b":
-            self.unpack(place, data, depth, gzip.decompress)
-        elif data[:1] == b"\x78" and "/.git/objects/" in place:
-            self.unpack(place, data, depth, zlib.decompress)
-        elif data[:4] == b"PACK" and ".git" in place:
-            self.unread.append(f"{place} (packed by git)")
+        elif opened.is_packed(data, place):
+            self.members(place, data, depth)
+        elif why := opened.closed(data):
+            self.unread.append(f"{place} ({why})")
 
     def fragments(self, place: str, data: bytes) -> None:
         """Hashes, words and fragments among bytes."""
@@ -209,17 +207,28 @@ class _Search:
     def database(self, place: str, data: bytes) -> None:
         """Names in live cells as words; and in free pages however they touch what stands beside them (cells have no gaps)."""
         held = look.live(data) if data.startswith(DATABASE) else None
+        if held is None and data.startswith(DATABASE):
+            self.unread.append(f"{place} (a database that cannot be read)")
         for cell in held[1] if held else []:
             self.text(place, cell)
+        for i, cell in enumerate(held[2] if held else []):
+            self.data(f"{place}!cell {i}", cell, depth=1)
         for form in self.forms:
-            inside, fresh = (look.plain(part.decode("utf-8", "replace")).count(form) for part in (data, held[0] if held else b""))
+            inside, fresh = (self.count(form, part) for part in (data, held[0] if held else b""))
             if inside > fresh:
                 self.found(f"{place} (free pages)", "word", form)
+
+    def count(self, form: str, data: bytes) -> int:
+        """How often a word stands in bytes, however they touch, others' names that hold it left out."""
+        text = look.plain(data.decode("utf-8", "replace"))
+        for other in self.others:
+            text = text.replace(other, "")
+        return text.count(form)
 
     def text(self, place: str, text: str) -> None:
         """Words, whatever way they are escaped."""
         if self.needles.words:
-            for word in {m.group() for m in self.words.finditer(look.plain(text))}:
+            for word in {look.bare(m.group()) for m in self.words.finditer(look.plain(text))} & set(self.forms):
                 self.found(place, "word", word)
 
     def embedded(self, place: str, data: bytes, depth: int) -> None:
@@ -247,14 +256,19 @@ class _Search:
                         self.unread.append(f"{place}!{member.filename} ({'encrypted' if member.flag_bits & 1 else 'too large or too deep'})")
                     else:
                         self.data(f"{place}!{member.filename}", archive.read(member), depth=depth + 1)
-        except (zipfile.BadZipFile, OSError, zlib.error, NotImplementedError) as error:
+        except (zipfile.BadZipFile, OSError, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
             self.unread.append(f"{place} ({error})")
 
-    def unpack(self, place: str, data: bytes, depth: int, how: Callable[[bytes], bytes]) -> None:
-        """One compressed stream."""
+    def members(self, place: str, data: bytes, depth: int) -> None:
+        """A compressed stream, or the members of a tar."""
         try:
-            self.data(f"{place}!unpacked", how(data), depth=depth + 1)
-        except (OSError, EOFError, zlib.error) as error:
+            for name, raw in opened.unpacked(data, LARGEST):
+                self.text(f"{place}!{name} (its name)", name)
+                if depth >= DEEPEST or raw is None:
+                    self.unread.append(f"{place}!{name} (too large or too deep)")
+                else:
+                    self.data(f"{place}!{name}", raw, depth=depth + 1)
+        except opened.DAMAGED as error:
             self.unread.append(f"{place} ({error})")
 
     def picture(self, place: str, data: bytes) -> bool:
@@ -264,12 +278,17 @@ class _Search:
         for note in look.notes(frames[0], data) if frames else ():
             self.fragments(f"{place}!text", note)
             self.embedded(f"{place}!text", note, DEEPEST)
-        for frame in frames if self.needles.near else ():
-            for name, part in [("", frame), *look.cells(frame)]:
-                if self.looks(part):
-                    self.found(place + name, "look", f"{part.width} x {part.height}")
-                    return True
-        return bool(frames)
+        if not frames and data.startswith(look.PICTURES):
+            self.unread.append(f"{place} (a picture that cannot be opened)")
+        return any(self.seen(place, frame) for frame in frames if self.needles.near) or bool(frames)
+
+    def seen(self, place: str, frame: Image.Image) -> bool:
+        """Does a picture, or a cell of it, look like one of them?"""
+        for name, part in [("", frame), *look.cells(frame)]:
+            if self.looks(part):
+                self.found(place + name, "look", f"{part.width} x {part.height}")
+                return True
+        return False
 
     def looks(self, picture: Image.Image) -> bool:
         """Is it near to one of the descriptors? A few pixels, or one even colour, show nobody."""
@@ -279,15 +298,3 @@ class _Search:
         if seen not in self.looked:  # pages repeat the pictures of folders
             self.looked[seen] = any(self.alike(seen, known) for known in self.needles.near)
         return self.looked[seen]
-
-
-def _pieces(name: str) -> Iterator[tuple[str, bytes, bool]]:
-    """(place, bytes, is it all?) of a file; a very large one in pieces that overlap by more than any needle is long."""
-    size, overlap = os.path.getsize(name), 2**20
-    with open(name, "rb") as file:
-        if size <= LARGEST:
-            yield name, file.read(), True
-            return
-        for start in range(0, size, LARGEST - overlap):
-            file.seek(start)
-            yield f"{name} (from byte {start})", file.read(LARGEST), False

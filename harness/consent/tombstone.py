@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,19 @@ def read(path: Path) -> dict[str, Any]:
     if not known or not keys.verify(public, signature, DOMAIN + _canonical(body)):
         raise HarnessError(f"{path}: was changed after it was signed, or is of another version; do not rely on it.")
     return held
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]], key: Key) -> bool:
+    """Change the facts of a tombstone that holds, and sign it anew; was there anything to change? One that does not hold is left as it is."""
+    try:
+        held = read(path)
+    except HarnessError:
+        return False
+    facts = {name: value for name, value in held.items() if name not in ("likeness", "schema", "signer", "public", "signature")}
+    if (changed := change(facts)) == facts:
+        return False
+    write(path.parent.parent, changed, key)
+    return True
 
 
 def all_below(roots: Iterable[Path]) -> list[Path]:
