@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent
 OLDEST, TESTED = (3, 11), (3, 12)
 COMMANDS = {
     "run": ["-m", "harness", "run", "notebooks/00_start_here.ipynb"],
-    "test": ["-m", "pytest"],
+    "test": ["-m", "pytest", "-n", "logical", "--dist", "loadfile"],  # a file at a time on every core
     "prove": ["-m", "harness", "prove"],
 }
 DECIDES = ("pyproject.toml", "constraints.txt")  # what is installed follows from these

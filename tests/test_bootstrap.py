@@ -52,7 +52,7 @@ def test_the_second_time_only_goes(bootstrap: ModuleType) -> None:
     bootstrap.calls.clear()
     assert bootstrap.main(["test", "tests/test_cli.py"]) == 0
     assert not words(bootstrap, "venv") and not words(bootstrap, "install")
-    assert bootstrap.calls[-1] == ["-m", "pytest", "tests/test_cli.py"]
+    assert bootstrap.calls[-1] == [*bootstrap.COMMANDS["test"], "tests/test_cli.py"]
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
