@@ -275,7 +275,7 @@ def examples(people: int) -> Image.Image:
         shown = [("work", work.image)] + [(k, made[k]) for k in ("crop 60–70 %", "resize 0.25", "JPEG 30", "flip", "hue", "gain", "several at once")]
         for name, image in [*shown, ("other expression", other.image)]:
             pictures.append(np.asarray(image.resize((96, 96), Image.Resampling.NEAREST)))
-            words.append(f"{perceptual.distance(work.sketch, perceptual.descriptor(image)):.2f} {name}")
+            words.append(f"{perceptual.distance(work.sketch, perceptual.descriptor(image)):.2f} {name}".replace("–", "-"))
     return plots.contact_sheet(np.stack(pictures), words, columns=9)
 
 
