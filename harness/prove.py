@@ -59,7 +59,7 @@ PROOFS: dict[str, Proof] = {
     ),
     "near_duplicates": Proof(
         "python benchmarks/near_duplicates.py",
-        ("benchmarks/near_duplicates.py", "harness/perceptual.py", "harness/world/artists.py", "harness/world/people.py", "harness/world/render.py", "harness/world/styles.py"),
+        ("benchmarks/near_duplicates.py", "harness/perceptual.py", *(f"harness/world/{name}.py" for name in ("artists", "colour", "hands", "people", "render", "styles"))),
     ),
     "corpus": Proof("python benchmarks/corpus.py", ("benchmarks/corpus.py", "harness/audit/search.py")),
     "impact": Proof(
