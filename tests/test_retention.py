@@ -133,3 +133,72 @@ def test_a_damaged_notice_stops_no_command(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HARNESS_KEPT", str(tmp_path / "kept.json"))
     kept.enforce()
     assert cli.main(["--version"]) == 0 and kept.noted().get("ledgers", {}) == {}
+
+
+# --- what is not there, not due, or not theirs -----------------------------------------------------------------------
+
+
+def test_a_photo_on_a_disk_that_is_away_stays_entered_and_is_said(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    retention.keep(store, "mira", photos(tmp_path), [], hours=0)
+    (tmp_path / "root" / "photos").rename(tmp_path / "away")
+    kept.enforce()
+    assert "its folder is not there" in capsys.readouterr().err and len(store.photos()) == 3
+    assert cli.main(["consent", "sweep", "--ledger", str(store.path)]) == 1 and "not done:" in capsys.readouterr().out
+    (tmp_path / "away").rename(tmp_path / "root" / "photos")
+    kept.enforce()
+    assert capsys.readouterr().err == "3 photos of people were kept for as long as was said, and are gone\n" and not store.photos() and not photos(tmp_path)
+
+
+def test_photos_whose_folder_is_gone_for_good_are_given_up_on_a_word(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    retention.keep(store, "mira", photos(tmp_path)[:1], [], hours=0)
+    retention.keep(store, "noor", photos(tmp_path, "noor")[:1], [])
+    shutil.rmtree(tmp_path / "root" / "photos" / "mira")
+    assert cli.main(["consent", "sweep", "--ledger", str(store.path), "--abandon", "Mira"]) == 0 and "1 photo whose folder is gone" in capsys.readouterr().out
+    assert [photo.subject for photo in store.photos()] == ["noor"]
+    assert cli.main(["consent", "sweep", "--ledger", str(store.path), "--abandon", "mira"]) == 2
+
+
+@pytest.mark.parametrize("bad", ["damaged", "missing", "no zone", "no roots"])
+def test_one_ledger_does_not_keep_the_photos_of_another(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: str) -> None:
+    retention.keep(store, "mira", photos(tmp_path), [], hours=0)
+    held = json.loads(kept.notice().read_text())
+    if bad == "damaged":
+        (tmp_path / "a.db").write_bytes(b"SQLite format 3\0" + b"x" * 4000)
+    entry = {"due": "2024-01-01T00:00:00" + ("" if bad == "no zone" else "Z")} | ({} if bad == "no roots" else {"roots": []})
+    kept.notice().write_text(json.dumps({"ledgers": {str(tmp_path / "a.db"): entry} | held["ledgers"], "seen": "2024-01-01T00:00:00"}))
+    kept.enforce()
+    said = capsys.readouterr().err
+    assert not photos(tmp_path) and "3 photos of people were kept" in said and "could not be deleted" in said and "a.db" in said
+
+
+def test_a_burst_shot_of_another_and_a_photo_that_is_not_due_stay(store: Store, tmp_path: Path) -> None:
+    first = photos(tmp_path)[0]
+    for name in ("burst", "later", "copy"):
+        (tmp_path / "root" / name).mkdir()
+        planted.decode(first).resize((60 - len(name), 60)).save(tmp_path / "root" / name / "x.png")
+    retention.keep(store, "mira", [first], [tmp_path / "root"], hours=0)
+    retention.keep(store, "zoe", [tmp_path / "root" / "burst" / "x.png"], [tmp_path / "root"])
+    retention.keep(store, "mira", [tmp_path / "root" / "later" / "x.png"], [tmp_path / "root"])
+    assert retention.sweep(store) == 1 and not first.exists() and not (tmp_path / "root" / "copy").exists()
+    assert (tmp_path / "root" / "burst" / "x.png").exists() and (tmp_path / "root" / "later" / "x.png").exists() and len(store.photos()) == 2
+
+
+def test_a_clock_that_was_wrong_once_deletes_nothing_that_is_kept_from_now_on(store: Store, tmp_path: Path) -> None:
+    kept.notice().parent.mkdir(parents=True)
+    kept.notice().write_text(json.dumps({"ledgers": {}, "seen": "2099-01-01T00:00:00+00:00"}))
+    until = retention.keep(store, "mira", photos(tmp_path), [])
+    kept.enforce()
+    assert len(photos(tmp_path)) == 3 and json.loads(kept.notice().read_text())["seen"] < until.isoformat()
+
+
+def test_one_photo_is_one_photo_and_the_command_keeps_a_folder(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "root" / "photos" / "mira"
+    for photo in photos(tmp_path)[1:]:
+        photo.unlink()
+    assert cli.main(["consent", "keep", "mira", str(folder), "--hours", "0", "--ledger", str(store.path), "--in", str(tmp_path / "root")]) == 0
+    assert "1 photo of mira kept until" in capsys.readouterr().out
+    assert cli.main(["consent", "show", str(store.path)]) == 0
+    assert capsys.readouterr().err == "1 photo of a person was kept for as long as was said, and is gone\n" and not photos(tmp_path)
+    assert cli.main(["consent", "keep", "mira", str(folder / "none.png"), "--ledger", str(store.path)]) == 2 and "no photo here" in capsys.readouterr().err

@@ -240,11 +240,12 @@ def index(roots: Iterable[Path]) -> Index:
 
 def _read(path: Path, found: Index) -> None:
     """One file, as far as its kind needs."""
-    if path.suffix in (".csv", ".tsv"):
+    suffix = path.suffix
+    if suffix in (".csv", ".tsv"):
         found.tables.append(Table(path, path.read_bytes()))
-    elif path.suffix == ".safetensors":
+    elif suffix == ".safetensors":
         found.headers[path] = said(path)
-    elif path.suffix == ".npz":
+    elif suffix == ".npz":
         found.vectors[path] = _embedded(path)
     elif path.name == "manifest.json" and (manifest := _run_manifest(path)):
         found.runs[path.parent] = manifest

@@ -47,6 +47,7 @@ class Names:
         self.others = tuple(sorted({other for other in others if fold(other) not in own and bare.search(other)})) if own else ()
         listed = sorted({*((name, "") for name in self.names), *((other, f"o{i}") for i, other in enumerate(self.others))}, key=lambda each: (-len(each[0]), each))
         ways = [f"(?P<{group}>{_written(name)})" if group else _written(name) for name, group in listed]
+        self._parts = tuple(dict.fromkeys(map(_ascii, self.names)))
         self._pattern = re.compile(f"{BEFORE}(?:{'|'.join(ways)}){AFTER}" if ways else r"(?!)", re.IGNORECASE)
 
     def search(self, text: str) -> bool:
@@ -59,8 +60,8 @@ class Names:
 
     def probe(self, data: bytes) -> bool:
         """May one of them stand in these bytes, whatever their encoding? Quick, and never no where the answer is yes."""
-        plain = data.replace(b"\0", b"").lower()
-        return any(part in plain for part in map(_ascii, self.names))
+        plain = (data.replace(b"\0", b"") if b"\0" in data else data).lower()
+        return any(part in plain for part in self._parts)
 
 
 def _any(names: Iterable[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -83,9 +82,10 @@ def record_(args: argparse.Namespace) -> int:
     """Enter one decision; where a work is named by its file, its hash is taken."""
     if args.sha256 != ALL_WORKS and not HASH.fullmatch(args.sha256):
         args.sha256 = sha256(_file(args.sha256, "--sha256"))
+    shown = getattr(args, "evidence", "")
+    if shown and not HASH.fullmatch(shown):
+        args.evidence = exchange.evidence(_file(shown, "--evidence"))
     record = params.from_args(Record, args)
-    if record.evidence and not HASH.fullmatch(record.evidence):
-        record = replace(record, evidence=exchange.evidence(_file(record.evidence, "--evidence")))
     with opened(args, create=True) as store:
         (entry,) = store.add([record], replaces=args.replaces)
     print(f"{args.ledger}: entry {entry}, {record.subject}, {record.works}: {record.use} {record.decision}")

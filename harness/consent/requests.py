@@ -19,6 +19,8 @@ def opened(args: argparse.Namespace, create: bool = False) -> Store:
     """The ledger that the options name."""
     from harness.consent.store import open_store
 
+    if not create and not args.ledger.exists():
+        raise HarnessError(f"{args.ledger}: there is no ledger here; run this in its folder, or name it with --ledger.")
     return open_store(args.ledger, create=create)
 
 

@@ -184,6 +184,10 @@ class Scrub:
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text + data[8 + length:]
 
+    def _names_a_picture(self, name: str, raw: bytes) -> bool:
+        """Does the name of an archive's member say that the picture is theirs?"""
+        return self._names.search(name) and files.shows(raw) and sha256(raw) not in self.claimed
+
     def archive(self, data: bytes) -> bytes | None:
         """A zip with its members cleaned; None when nothing is left in it."""
         try:
@@ -191,7 +195,7 @@ class Scrub:
                 members = [(info, held.read(info)) for info in held.infolist()]
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError):  # damaged or encrypted: the search says so
             return data
-        cleaned = [(info, self.clean(info.filename, raw)) for info, raw in members]
+        cleaned = [(info, None if self._names_a_picture(info.filename, raw) else self.clean(info.filename, raw)) for info, raw in members]
         if all(new == raw for (_, new), (_, raw) in zip(cleaned, members, strict=True)):
             return data
         buffer = io.BytesIO()

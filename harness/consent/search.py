@@ -97,11 +97,11 @@ class Answer:
 
     def sentence(self) -> str:
         """The answer in words."""
-        seen = f"{self.files:,} files ({self.bytes / 1e6:,.1f} MB, {self.pictures:,} pictures)"
+        seen = f"{self.files:,} file{'s' * (self.files != 1)} ({self.bytes / 1e6:,.1f} MB, {self.pictures:,} picture{'s' * (self.pictures != 1)})"
         blind = f"; {len(self.unread)} could not be looked into, the first is {self.unread[0]}" if self.unread else ""
         if not self.hits:
             return f"nothing was found in {seen}{blind}"
-        return f"{len(self.hits)} traces in {seen}, the first is {self.hits[0].place} ({self.hits[0].how}: {self.hits[0].what}){blind}"
+        return f"{len(self.hits)} trace{'s' * (len(self.hits) != 1)} in {seen}, the first is {self.hits[0].place} ({self.hits[0].how}: {self.hits[0].what}){blind}"
 
 
 def search(folders: Iterable[Path], needles: Needles, describe: Callable[[Any], bytes] | None = None,

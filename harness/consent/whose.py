@@ -39,7 +39,8 @@ def _named(names: Names, held: Index) -> set[Path]:
     def is_in(folder: str) -> bool:
         return names.search(os.path.basename(folder)) or (folder not in held.roots and folder != "/" and is_in(os.path.dirname(folder)))
 
-    found = {path for path in held.files if names.probe(os.fsencode(path)) and (is_in(str(path.parent)) or names.search(path.name)) and _shows(path)}
+    split = ((path, *str(path).rpartition(os.sep)[::2]) for path in held.files)
+    found = {path for path, folder, name in split if (is_in(folder) or names.probe(os.fsencode(name)) and names.search(name)) and _shows(path)}
     return {path for path in found if not _is_told(path, held.tables_of)}
 
 
