@@ -64,7 +64,7 @@ PROOFS: dict[str, Proof] = {
     "corpus": Proof("python benchmarks/corpus.py", ("benchmarks/corpus.py", "harness/audit/search.py")),
     "impact": Proof(
         "python benchmarks/impact.py",
-        ("benchmarks/impact.py", *(f"harness/consent/{name}.py" for name in ("reach", "files", "rights", "cli"))),
+        ("benchmarks/impact.py", *(f"harness/consent/{name}.py" for name in ("reach", "files", "whose", "names", "tables", "rights", "requests", "cli"))),
     ),
     "seal": Proof(
         "python benchmarks/seal.py",

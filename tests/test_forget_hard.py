@@ -144,12 +144,11 @@ def test_a_name_that_is_a_word_of_the_format_takes_no_column_or_key_with_it(stor
     assert (root / "x.json").read_text() == text and (root / "data/samples.csv").read_text().startswith("file,sha256,artist\n1.png,")
 
 
-def test_a_note_from_which_the_ledger_cannot_take_the_name_is_said_before_anything_is_done(store: Store, root: Path) -> None:
+def test_a_note_about_a_file_that_is_called_by_the_name_loses_it(store: Store, root: Path) -> None:
     digest = photo(root / "1.png", 1)
     store.add([record("mira", digest), record("client", note="letter mira-2024.pdf")])
-    with pytest.raises(HarnessError, match="entry 3, of client, holds mira inside of a longer word"):
-        rights.forget(store, "mira", [root], look=LOOK)
-    assert left(root) == ["1.png"] and "mira" in store.subjects() and not store.intents.open()
+    assert rights.forget(store, "mira", [root], look=LOOK).clean
+    assert [each.note for each in store.book().records] == ["letter (forgotten)-2024.pdf"]
 
 
 def test_a_root_that_itself_bears_the_name_is_refused_and_the_folder_above_is_not(store: Store, tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from harness.consent.ledger import ALL_WORKS, Record, plain
+from harness.consent.names import Names
 
 FORGOTTEN = "(forgotten)"
 """Stands where others' records named somebody who was forgotten: nobody, who can agree to nothing."""
@@ -130,17 +130,16 @@ def _photos(events: list[Event]) -> tuple[Photo, ...]:
                  for event in events if event.kind == "photo")
 
 
-def without(payload: Mapping[str, Any], name: str, instead: str) -> dict[str, Any]:
-    """What was entered, with a subject's name taken out wherever it stands as a whole word, in whatever case and spacing."""
-    words = r"\s+".join(map(re.escape, unicodedata.normalize("NFC", name).split()))
-    word = re.compile(rf"(?<![\w-]){words}(?![\w-])", re.IGNORECASE)
-    return {key: _replaced(value, word, instead) if key in FREE else value for key, value in payload.items()}
+def without(payload: Mapping[str, Any], name: str, instead: str, others: Iterable[str] = ()) -> dict[str, Any]:
+    """What was entered, with a subject's name taken out wherever it stands as words, but not out of the longer names of ``others``."""
+    names = Names([name], others)
+    return {key: _replaced(value, names, instead) if key in FREE else value for key, value in payload.items()}
 
 
-def _replaced(value: Any, word: re.Pattern[str], instead: str) -> Any:
+def _replaced(value: Any, names: Names, instead: str) -> Any:
     if isinstance(value, str):
         composed = unicodedata.normalize("NFC", value)
-        return word.sub(lambda _: instead, composed) if word.search(composed) else value
+        return names.sub(instead, composed) if names.search(composed) else value
     if isinstance(value, Mapping):
-        return {_replaced(key, word, instead): _replaced(each, word, instead) for key, each in value.items()}
-    return [_replaced(each, word, instead) for each in value] if isinstance(value, list) else value
+        return {_replaced(key, names, instead): _replaced(each, names, instead) for key, each in value.items()}
+    return [_replaced(each, names, instead) for each in value] if isinstance(value, list) else value

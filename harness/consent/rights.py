@@ -117,9 +117,11 @@ def _refuse_names(subject: str, words: Sequence[str], roots: Sequence[Path]) -> 
 def _refuse_conflicts(store: Store, plan: Plan) -> None:
     """Is there a record of another in which the ledger could not take the name out? Asked before the first step, as the key is destroyed by the last."""
     needles, own = needles_of(plan), fold(plan.subject)
-    for event in store.history():
+    events = store.history()
+    others = {event.subject for event in events}
+    for event in events:
         if event.subject and fold(event.subject) != own:
-            text = json.dumps(history.without(event.payload, plan.subject, history.FORGOTTEN), ensure_ascii=False)
+            text = json.dumps(history.without(event.payload, plan.subject, history.FORGOTTEN, others), ensure_ascii=False)
             if needles.words and (look_for.stands(text, needles.words, needles.others) or look_for.stands(event.subject, needles.words, needles.others)):
                 raise HarnessError(f"{store.path}: entry {event.seq}, of {event.subject}, holds {plan.subject} inside of a longer word, which the ledger cannot take out; "
                                    "export it (`harness consent export --out all.json`), change that word, and import it into a new ledger. Nothing was changed.")

@@ -112,9 +112,9 @@ class Writer:
 
     def rename(self, events: Sequence[history.Event], name: str, instead: str) -> list[int]:
         """Enter anew, with their old places, the rows of others that hold a name; returns the old entries, to be erased."""
-        old = []
+        old, others = [], {event.subject for event in events}
         for event in events:
-            new = history.without(event.payload, name, instead)
+            new = history.without(event.payload, name, instead, others)
             if plain(event.subject) not in ("", plain(name)) and new != event.payload:
                 self.enter(event.kind, event.subject, new | {"stands_for": event.place})
                 old.append(event.seq)
