@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,9 @@ os.environ.update(
     HF_HOME=str(TMP / "hub"), XDG_CACHE_HOME=str(TMP / "cache"), MPLBACKEND="Agg", MPLCONFIGDIR=str(TMP / "matplotlib"), IPYTHONDIR=str(TMP / "ipython"),
     HARNESS_KEY=str(TMP / "key.pem"), HARNESS_KEPT=str(TMP / "kept.json"),
 )
+os.environ["COLUMNS"] = "200"  # tables are as wide as the terminal, and a test has none
+if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C, and their children would too
 for name in ("HARNESS_RUN", "HARNESS_RESULTS"):
     os.environ.pop(name, None)
 

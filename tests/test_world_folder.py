@@ -14,7 +14,7 @@ from harness.consent import cards as consent_cards
 from harness.consent.ledger import USES
 from harness.errors import HarnessError, Refused
 from harness.images import ImageSet, open_set, sha256
-from harness.report import CREDIT
+from harness.report import ROWS
 from harness.world import artists as art
 from harness.world import cards, folder
 from harness.world.artists import artist, artists, base_artists, credit, unseen_artists
@@ -187,7 +187,7 @@ def test_write_all_writes_every_shipped_card(tmp_path: Path) -> None:
 
 def test_credits_have_the_reports_shape_and_come_from_the_metadata() -> None:
     found = cards.credits(["artist-01", "artist-51", "artist-21"])
-    assert [set(c) for c in found] == [set(CREDIT)] * 2, "artist-51 is a hand over artist-01's style: one credit"
+    assert [set(c) for c in found] == [set(ROWS["credits"])] * 2, "artist-51 is a hand over artist-01's style: one credit"
     assert {c["name"] for c in found} == {credit(artist(n).style).creator for n in ("artist-01", "artist-21")}
     assert all(c["source"].startswith("https://") and c["licence"].endswith("/)") and "Changes made" in c["note"] for c in found)
     overlaid = {c["name"]: "pseudo-artist" in c["note"] for c in found}
