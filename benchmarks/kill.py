@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,9 @@ TIMES = ("times.json",)
 VICTIMS = ("launcher", "kernel", "both")
 STAGES = (("train", "training"), ("sample", "sampling"), ("embed", "auditing"))
 """first word of a line of progress, and what is going on from then"""
+AFTER = "after the end"
+EARLIER = (1.0, 0.9, 0.75, 0.6)
+"""where a run was over before its moment came, it is begun anew and killed at this share of that moment"""
 WRITTEN = ("report.json", "report.html", "rows.csv", "findings.csv")
 
 
@@ -117,7 +121,11 @@ def outputs(results: Path) -> dict[str, str]:
 def killed(trial: Trial, work: Path, seconds: float, wanted: dict[str, str]) -> dict[str, Any]:
     """One trial: begin, kill, go on, compare; a row of the table."""
     results = work / f"trial-{trial.number:03d}"
-    stage = begin_and_kill(trial, results, trial.moment * seconds)
+    for earlier in EARLIER:
+        stage = begin_and_kill(trial, results, earlier * trial.moment * seconds)
+        if stage != AFTER:
+            break
+        shutil.rmtree(results)  # it was over before the moment came: that was no kill
     before = finished_work(results)
     words, around = command(results)
     again = subprocess.run(words, env=around, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -138,12 +146,11 @@ def begin_and_kill(trial: Trial, results: Path, after: float) -> str:
     results.mkdir(parents=True)
     with open(results / "out.txt", "wb") as told:
         process = subprocess.Popen(words, env=around, stdout=told, stderr=subprocess.STDOUT, start_new_session=True)
-        time.sleep(after)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(after)
         for victim in victims(process.pid, trial.victim):
-            try:
+            with suppress(ProcessLookupError):  # it had ended
                 os.kill(victim, signal.SIGKILL)
-            except ProcessLookupError:  # it had ended
-                pass
         process.wait()
     # Nothing is waited for here: an orphaned kernel that still writes is the very thing that the second call must bear.
     return stage(results)
@@ -162,7 +169,7 @@ def stage(results: Path) -> str:
     """How far a run had come, by what lies in its folder and the last stage that it announced."""
     folders = [path.parent for path in results.glob(f"*/{manifest.NAME}")]
     if folders and manifest.status(folders[0]) == manifest.COMPLETE:
-        return "after the end"
+        return AFTER
     if folders and any((folders[0] / name).exists() for name in WRITTEN):
         return "writing"
     text = (results / "out.txt").read_text(errors="replace")
