@@ -44,13 +44,17 @@ class Text:
         return {"encoder_hidden_states": self.hidden, "added_cond_kwargs": {"text_embeds": self.pooled, "time_ids": ids}}
 
 
-def encode(pipe: DiffusionPipeline, prompts: Sequence[str]) -> Text:
+def encode(pipe: DiffusionPipeline, prompts: Sequence[str], gradients: bool = False) -> Text:
     """Embed prompts with the pipeline's own text towers.
 
-    Each is encoded alone, so that its numbers never depend on its company. Words beyond the context are cut off by
-    the tokenizer; `cut_words` says which.
+    Each is encoded alone, so that its numbers never depend on its company; with `gradients`, for training the towers,
+    all at once. Words beyond the context are cut off by the tokenizer; `cut_words` says which.
     """
     import torch
+
+    if gradients:
+        given = pipe.encode_prompt(list(prompts), device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+        return Text(given[0], given[2] if len(given) == 4 else None)
 
     with torch.inference_mode():
         rows = [pipe.encode_prompt(prompt, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False)

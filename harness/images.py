@@ -44,14 +44,15 @@ def sha256(source: Path | str | bytes) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def atomic_write(path: Path, data: bytes | str) -> Path:
-    """Write a file whole: temporary name in the same folder, fsync, rename. Raises HarnessError on a full disk."""
+def atomic_write(path: Path, data: bytes | str | Iterable[bytes]) -> Path:
+    """Write a file whole (bytes, text, or pieces of bytes): temporary name in the same folder, fsync, rename. Raises HarnessError on a full disk."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            for piece in [data.encode() if isinstance(data, str) else data] if isinstance(data, (str, bytes)) else data:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

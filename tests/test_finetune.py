@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from harness import conditioning, models, progress
 from harness.consent import gate, ledger
 from harness.errors import HarnessError, Refused
-from harness.finetune import Adapter, Lora, cache, lora, loss, trainer
+from harness.finetune import Adapter, Full, Lora, Training, buckets, cache, feed, full, lora, loss, trainer
 from harness.finetune.adapter import read_manifest, tensor_file
 from harness.images import ImageSet, sha256
 from harness.sample import Sampling, sample
@@ -75,18 +75,22 @@ def test_min_snr_is_the_clipped_error_of_x0_whatever_is_predicted(prediction: st
 
 
 def test_the_loss_asks_for_the_noise_that_was_added() -> None:
-    from harness.finetune.lora import _denoising_loss
-
     schedule, latents = tiny.noise("epsilon"), torch.randn(3, 4, 8, 8)
 
     class Knowing(torch.nn.Module):
         device, dtype = torch.device("cpu"), torch.float32
 
-        def forward(self, noisy: torch.Tensor, steps: torch.Tensor) -> object:
+        def forward(self, noisy: torch.Tensor, steps: torch.Tensor, encoder_hidden_states: torch.Tensor) -> object:
             signal = schedule.alphas_cumprod[steps].view(-1, 1, 1, 1)
             return type("Said", (), {"sample": (noisy - signal.sqrt() * latents) / (1 - signal).sqrt()})
 
-    assert _denoising_loss(Knowing(), schedule, latents, {}, 5.0, trainer.generator(0, 0)) < 1e-6
+    noise, levels = torch.randn(latents.shape), torch.tensor([10, 500, 900])
+    text = conditioning.Text(torch.zeros(3, 1, 1), None)
+    pipe = type("Pipe", (), {"unet": Knowing(), "vae_scale_factor": 2})()
+    food = feed.Feed(Training(), pipe, schedule, None, [], None, None, [], lambda captions: text)
+    rows = feed.Rows(latents, ["a"] * 3, noise, levels, torch.ones(3))
+    other = feed.Feed(Training(), pipe, tiny.noise("v_prediction"), None, [], None, None, [], lambda captions: text)
+    assert food.loss(rows) < 1e-5 < other.loss(rows)
 
 
 def test_sdxl_is_told_the_sizes_that_its_pipeline_tells(folders: dict[str, Path]) -> None:
@@ -109,17 +113,17 @@ def test_without_gamma_every_noise_level_counts_alike() -> None:
 
 def test_an_unknown_prediction_type_is_refused() -> None:
     with pytest.raises(HarnessError, match="prediction type"):
-        loss.target(type("S", (), {"config": type("C", (), {"prediction_type": "flow"})})(), *[torch.zeros(1)] * 3)
+        loss.schedule(type("Pipe", (), {"scheduler": tiny.noise("flow")})())
 
 
 # --- what a step draws
 
 
 def test_every_epoch_shows_every_picture_once_and_in_another_order() -> None:
-    shown = torch.cat([trainer.batch(7, step, 4, 6) for step in range(6)]).tolist()
+    shown = torch.cat([buckets.batch(7, step, 4, [0] * 6) for step in range(6)]).tolist()
     epochs = [shown[i:i + 6] for i in range(0, 24, 6)]
     assert all(sorted(epoch) == list(range(6)) for epoch in epochs) and len({tuple(epoch) for epoch in epochs}) == 4
-    assert trainer.batch(7, 2, 4, 6).tolist() == shown[8:12] != trainer.batch(8, 2, 4, 6).tolist()
+    assert buckets.batch(7, 2, 4, [0] * 6).tolist() == shown[8:12] != buckets.batch(8, 2, 4, [0] * 6).tolist()
 
 
 def test_latents_are_drawn_afresh_around_the_posterior(pipe: object, images: ImageSet, root: Path) -> None:
@@ -219,7 +223,7 @@ def test_previews_drawn_with_sample_are_told_apart(pipe: object, images: ImageSe
 
     sets: list[ImageSet] = []
     train(pipe, images, tmp_path / "a", replace(HOW, learning_rate=0.05), preview=preview)
-    assert [s.table["adapter"].item() for s in sets] == ["in memory: likeness"] * 3
+    assert [s.table["adapter"].item() for s in sets] == [f"in memory: lora, step {step}" for step in (3, 6, 9)]
     assert len({s.table["adapter_sha256"].item() for s in sets}) == 3
 
 
@@ -261,7 +265,7 @@ def uninterrupted(folders: dict, images: ImageSet, root: Path) -> str:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-@pytest.mark.parametrize("kill", [("step", 5), ("fsync", 9), ("replace", 11)])  # the times and 6 latents are written first
+@pytest.mark.parametrize("kill", [("step", 5), ("fsync", 11), ("replace", 10)])  # times, 6 latents, export and checkpoint of step 3 are written first
 def test_killed_anywhere_it_ends_with_the_same_bytes(folders: dict, pipe: object, images: ImageSet, tmp_path: Path, uninterrupted: str,
                                                      kill: tuple[str, int]) -> None:
     done = process(folders, images, tmp_path, kill)
@@ -322,30 +326,59 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(pipe: object, images
         train(pipe, images, tmp_path, replace(HOW, seed=1))
 
 
+PLAIN = Training(steps=9, learning_rate=0.1, warmup=0, schedule="constant", weight_decay=0.0, checkpoint_every=3)
+
+
+def alone(parameter: torch.nn.Parameter, how: Training = PLAIN) -> trainer.Loop:
+    return trainer.Loop(how, trainer.Attached([trainer.Group({"p": parameter}, how.learning_rate)], []), "no", trainer.team("cpu"))
+
+
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     parameter = torch.nn.Parameter(torch.ones(2))
-    loop = trainer.Loop(9, 0.1, 0, "constant", 0.0, 1.0, 3, 0, "no")
 
-    def step_loss(step: int, generator: torch.Generator) -> torch.Tensor:
-        return parameter.sum() * (float("nan") if step == 4 else 1.0)
+    def parts(step: int) -> list:
+        return [lambda: parameter.sum() * (float("nan") if step == 4 else 1.0)]
 
     with pytest.raises(HarnessError, match="no number at step 5"):
-        trainer.train(loop, {"p": parameter}, step_loss, tmp_path, "f", progress.silent)
+        trainer.train(alone(parameter), parts, tmp_path, "f", progress.silent)
     kept = load_file(tmp_path / "checkpoint.safetensors")
-    assert len(kept["history"]) == 3 and torch.isfinite(kept["parameter.p"]).all()
+    assert len(kept["history"]) == 3 and torch.isfinite(kept["parameter:p"]).all()
 
 
 def test_a_damaged_checkpoint_is_said(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.safetensors").write_bytes(b"half")
     with pytest.raises(HarnessError, match="damaged"):
-        trainer.train(trainer.Loop(1, 0.1, 0, "constant", 0.0, 1.0, 3, 0, "no"), {"p": torch.nn.Parameter(torch.ones(1))},
-                      lambda *_: torch.zeros(()), tmp_path, "f", progress.silent)
+        trainer.train(alone(torch.nn.Parameter(torch.ones(1))), lambda step: [lambda: torch.zeros(())], tmp_path, "f", progress.silent)
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    rates = [trainer.Loop(100, 1.0, 9, "cosine", 0.0, 1.0, 10, 0, "no").rate(step) for step in range(100)]
+    rates = [trainer.rate(Training(steps=100, warmup=9), step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) > 0.97 and rates[-1] < 1e-3
-    assert trainer.Loop(100, 1.0, 0, "constant", 0.0, 1.0, 10, 0, "no").rate(0) == 1.0
+    assert trainer.rate(Training(steps=100, warmup=0, schedule="constant"), 99) == 1.0
+    assert trainer.rate(Training(steps=100, warmup=0, schedule="linear"), 50) == 0.5
+
+
+def test_the_running_average_is_what_is_shown_and_survives_a_stop(tmp_path: Path) -> None:
+    how, shown = replace(PLAIN, ema=0.5), []
+
+    def go(folder: Path, until: int) -> None:
+        parameter = torch.nn.Parameter(torch.ones(1))
+
+        def parts(step: int) -> list:
+            if step == until:
+                raise KeyboardInterrupt
+            return [lambda: (parameter * (step + 1)).sum()]
+
+        trainer.train(alone(parameter, how), parts, folder, "f", progress.silent, lambda step: shown.append((step, parameter.item())))
+
+    go(tmp_path / "whole", -1)
+    whole, shown = dict(shown), []
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "stopped", 7)
+    go(tmp_path / "stopped", -1)
+    assert dict(shown) == whole and (tmp_path / "whole" / "checkpoint.safetensors").read_bytes() == (tmp_path / "stopped" / "checkpoint.safetensors").read_bytes()
+    kept = load_file(tmp_path / "whole" / "checkpoint.safetensors")
+    assert whole[9] == pytest.approx(kept["average:p"].item()) and whole[9] > kept["parameter:p"].item()
 
 
 def test_precision_is_resolved_and_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,7 +433,8 @@ def test_pictures_that_cannot_be_trained_on(pipe: object, images: ImageSet, tmp_
         train(pipe, images, tmp_path, replace(HOW, resolution=15))
 
 
-@pytest.mark.parametrize("wrong", [{"rank": 0}, {"warmup": 300}, {"caption_dropout": 1.0}, {"snr_gamma": 0.0}, {"schedule": "linear"},
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"warmup": 300}, {"caption_dropout": 1.0}, {"snr_gamma": 0.0}, {"schedule": "steep"}, {"layers": "none"},
+                                   {"accumulation": 9}, {"ema": 1.0}, {"text_learning_rate": 1e-4}, {"optimiser": "sgd"}, {"prediction": "sample"},
                                    {"mixed_precision": "fp8"}, {"learning_rate": 0.0}])
 def test_settings_that_contradict_themselves(wrong: dict) -> None:
     with pytest.raises(HarnessError):

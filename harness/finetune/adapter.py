@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,15 +16,19 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
+PIPELINE = "pipeline"
+"""folder of a training that leaves a whole model"""
+KNOWN = (WEIGHTS, f"{PIPELINE}/unet/diffusion_pytorch_model.safetensors", "learned_embeds.safetensors")
+"""where the manifest of a finished training may stand, by recipe; the first that is there counts"""
 MANIFEST_KEY = "likeness"
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """A trained adapter."""
+    """What a training made: an adapter, learned words, or a whole model."""
 
     path: Path
-    """The safetensors file; plain diffusers loads it with `pipe.load_lora_weights(path)`."""
+    """The safetensors file with the manifest; an adapter's loads in plain diffusers with `pipe.load_lora_weights(path)`."""
     manifest: dict
     """What it was made from and how; the same stands in the file's metadata."""
     losses: pd.DataFrame
@@ -34,10 +39,18 @@ class Adapter:
         """Read a finished training's folder; raises HarnessError."""
         from harness.images import read_table
 
-        return cls(folder / WEIGHTS, read_manifest(folder / WEIGHTS), read_table(folder / "losses.csv"))
+        path = next((Path(folder) / name for name in KNOWN if (Path(folder) / name).is_file()), None)
+        if path is None:
+            raise HarnessError(f"{folder}: no finished training (none of {', '.join(KNOWN)}).")
+        return cls(path, read_manifest(path), read_table(Path(folder) / "losses.csv"))
+
+    @property
+    def pipeline(self) -> Path | None:
+        """The diffusers folder of a training that left a whole model, else None."""
+        return self.path.parent.parent if self.path.parent.parent.name == PIPELINE else None
 
     def export(self, to: Path) -> Path:
-        """Copy the adapter to where others can take it. Raises Refused for one made without consent, for an audit."""
+        """Copy the file to where others can take it. Raises Refused for one made without consent, for an audit."""
         consent = self.manifest["consent"]
         if not consent["exportable"]:
             raise Refused(f"{self.path}: made for an {consent['purpose']} (consent: {'; '.join(consent['reasons']) or 'given'}); "
@@ -56,16 +69,32 @@ def read_manifest(path: Path) -> dict:
         raise HarnessError(f"{path}: holds no training manifest of this harness ({type(error).__name__}).") from error
 
 
-def tensor_file(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
-    """A safetensors file whose bytes depend on nothing but its content.
+# The format's names; those with wider items first, as the library orders them, so that all data stays aligned.
+_DTYPES = {"float64": "F64", "int64": "I64", "float32": "F32", "int32": "I32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "uint8": "U8", "bool": "BOOL"}
 
-    The library writes metadata in the order of a randomised hash map; here its keys are sorted.
+
+def tensor_chunks(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """A safetensors file piece by piece, whose bytes depend on nothing but its content.
+
+    The library writes metadata in the order of a randomised hash map and holds the whole file in memory; here keys are
+    sorted and one tensor is copied at a time, so that a checkpoint of several gigabytes costs none.
     """
-    from safetensors.torch import save
+    import torch
 
-    raw = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    length = int.from_bytes(raw[:8], "little")
-    header = {"__metadata__": dict(sorted(metadata.items()))} | json.loads(raw[8:8 + length])
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, dict] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    end = 0
+    for name in names:
+        start, end = end, end + tensors[name].numel() * tensors[name].element_size()
+        dtype = _DTYPES[str(tensors[name].dtype).removeprefix("torch.")]
+        header[name] = {"dtype": dtype, "shape": list(tensors[name].shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format wants the data aligned to 8 bytes
-    return len(text).to_bytes(8, "little") + text + raw[8 + length:]
+    yield len(text).to_bytes(8, "little") + text
+    for name in names:
+        yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def tensor_file(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """`tensor_chunks` in one piece, for what is small."""
+    return b"".join(tensor_chunks(tensors, metadata))

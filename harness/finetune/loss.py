@@ -8,16 +8,33 @@ from harness.errors import HarnessError
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import DDPMScheduler
+    from diffusers import DDPMScheduler, DiffusionPipeline
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+def schedule(pipe: DiffusionPipeline, prediction: str = "model") -> DDPMScheduler:
+    """The model's own noise levels; `prediction` other than "model" changes what the U-Net is asked for. Raises HarnessError."""
+    from diffusers import DDPMScheduler
+
+    own = pipe.scheduler.config
+    levels = DDPMScheduler.from_config(own, prediction_type=own.get("prediction_type", "epsilon") if prediction == "model" else prediction)
+    if levels.config.prediction_type not in PREDICTIONS:
+        raise HarnessError(f"the model's prediction type {levels.config.prediction_type!r} is none of {', '.join(PREDICTIONS)}.")
+    return levels
+
+
+def noise(latents: torch.Tensor, offset: float, generator: torch.Generator) -> torch.Tensor:
+    """Gaussian noise of the latents' shape; with an offset, plus that much of one number a channel (Guttenberg 2023, "Diffusion with offset noise")."""
+    import torch
+
+    drawn = torch.randn(latents.shape, generator=generator)
+    return drawn + offset * torch.randn((*latents.shape[:2], 1, 1), generator=generator) if offset else drawn
 
 
 def target(schedule: DDPMScheduler, latents: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     """What the U-Net should answer, by the schedule's prediction type. All shapes (n, c, h, w); steps (n,)."""
     kind = schedule.config.prediction_type
-    if kind not in PREDICTIONS:
-        raise HarnessError(f"the model's prediction type {kind!r} is none of {', '.join(PREDICTIONS)}.")
     if kind == "v_prediction":
         return schedule.get_velocity(latents, noise, steps)
     return noise if kind == "epsilon" else latents

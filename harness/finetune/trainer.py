@@ -1,57 +1,62 @@
-"""The loop that every recipe shares: steps, checkpoints, exact resume.
+"""The loop that every recipe shares: steps, checkpoints, exact resume, one or several processes (accelerate beneath).
 
-What a step draws depends on the seed and the step's number alone, and a checkpoint holds parameters, Adam's moments
-and losses in one file that is replaced in one rename. So a run that was killed anywhere ends with the same bytes.
+What a step draws depends on the seed and the step's number alone, and a checkpoint holds parameters, the optimiser's state, the
+running average and the losses in one file that is replaced in one rename. So a run that was killed anywhere ends with the same bytes.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
-from harness.finetune.adapter import tensor_file
+from harness.finetune.adapter import tensor_chunks
+from harness.finetune.settings import Training
 from harness.images import atomic_write, sha256, sweep
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import Accelerator
 
 CHECKPOINT = "checkpoint.safetensors"
-MOMENTS = ("exp_avg", "exp_avg_sq")
-PRECISIONS = ("auto", "no", "bf16")
 
 
-@dataclass(frozen=True)
-class Loop:
-    """How to step."""
+@dataclass
+class Group:
+    """Parameters with one learning rate."""
 
-    steps: int
-    """Optimiser steps."""
+    parameters: dict[str, torch.nn.Parameter]
+    """By name; no name stands in two groups."""
     learning_rate: float
     """The highest."""
-    warmup: int
-    """Steps of linear rise to it."""
-    schedule: str
-    """constant, or cosine (down to zero at the end)."""
-    weight_decay: float
-    """AdamW's."""
-    max_grad_norm: float
-    """Gradients are scaled down to this length."""
-    checkpoint_every: int
-    """Steps between checkpoints."""
-    seed: int
-    """Of everything random."""
-    mixed_precision: str
-    """no or bf16 (resolved)."""
 
-    def rate(self, step: int) -> float:
-        """Learning rate of step 0, 1, ..."""
-        rise = min(1.0, (step + 1) / (self.warmup + 1))
-        fall = 1.0 if self.schedule == "constant" else 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        return self.learning_rate * rise * fall
+
+@dataclass
+class Attached:
+    """What a recipe made of the pipeline for the time of a training."""
+
+    groups: list[Group]
+    """What is trained, in float32 whatever the model's own precision is."""
+    modules: list[torch.nn.Module]
+    """Where memory and time go: to be compiled, or to have their gradients checkpointed, when that is asked for."""
+    after_step: Callable[[], None] | None = None
+    """Called behind every step; textual inversion puts the words back that are not to be learned."""
+
+    @property
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """All groups' parameters."""
+        return {name: parameter for group in self.groups for name, parameter in group.parameters.items()}
+
+
+def rate(how: Training, step: int) -> float:
+    """Share of the highest learning rate at step 0, 1, ..."""
+    rise, done = min(1.0, (step + 1) / (how.warmup + 1)), step / how.steps
+    return rise * {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[how.schedule]
 
 
 def precision(wanted: str, device: str) -> str:
@@ -74,96 +79,156 @@ def generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(int(sha256(f"{seed} {step}".encode())[:15], 16))
 
 
-def batch(seed: int, step: int, size: int, n: int) -> torch.Tensor:
-    """Which of n items a step takes: every epoch is a fresh order, and batches run on across epochs."""
-    import torch
+def team(device: str) -> Accelerator:
+    """The processes that train together: one, or those that `accelerate launch` started. Precision stays with the trainer."""
+    from accelerate import Accelerator
 
-    wanted = range(step * size, (step + 1) * size)
-    orders = {epoch: torch.randperm(n, generator=generator(seed, -1 - epoch)) for epoch in {i // n for i in wanted}}
-    return torch.stack([orders[i // n][i % n] for i in wanted])
+    return Accelerator(cpu=device == "cpu")
 
 
-def train(loop: Loop, parameters: dict[str, torch.nn.Parameter], loss: Callable[[int, torch.Generator], torch.Tensor],
-          out: Path, fingerprint: str, progress: Callable[[dict], None],
-          at_checkpoint: Callable[[int], None] | None = None) -> list[tuple[int, float, float]]:
-    """Train named parameters in place; returns (step from 1, loss, learning rate) of every step.
+class Loop:
+    """A training under way: the optimiser, the running average, the history of losses."""
 
-    `loss(step, generator)` gives a scalar. Goes on from `out/checkpoint.safetensors` if it has the same fingerprint.
-    Raises HarnessError on a loss that is no number (the last checkpoint stays) or on another run's checkpoint.
+    def __init__(self, how: Training, attached: Attached, mixed: str, processes: Accelerator) -> None:
+        from diffusers.training_utils import EMAModel
+
+        from harness.finetune import optimisers
+
+        self.how, self.attached, self.mixed, self.processes = how, attached, mixed, processes
+        self.parameters = attached.parameters
+        self.optimiser = optimisers.make(how.optimiser, [(list(group.parameters.values()), group.learning_rate) for group in attached.groups], how.weight_decay)
+        self.average = EMAModel(self.parameters.values(), decay=how.ema) if how.ema else None
+        self.history: list[tuple[int, float, float]] = []
+
+    def step(self, parts: Sequence[Callable[[], torch.Tensor]]) -> None:
+        """One optimiser step on the sum of the parts' losses. Raises HarnessError on a loss that is no number."""
+        import torch
+
+        step, share = len(self.history), rate(self.how, len(self.history))
+        for group, settings in zip(self.optimiser.param_groups, self.attached.groups, strict=True):
+            group["lr"] = settings.learning_rate * share
+        self.optimiser.zero_grad(set_to_none=True)
+        value = sum((self._backward(part) for part in parts), torch.zeros(()))
+        value = float(self._together(value))
+        if not math.isfinite(value):
+            raise HarnessError(f"the loss is no number at step {step + 1}; the last checkpoint is kept. Lower the learning rate "
+                               f"({self.how.learning_rate:g}) or raise warmup ({self.how.warmup}), and start in another folder.")
+        for parameter in self.parameters.values() if self.processes.num_processes > 1 else ():
+            parameter.grad = self._together(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.how.max_grad_norm)
+        self.optimiser.step()
+        if self.attached.after_step:
+            self.attached.after_step()
+        if self.average:
+            self.average.step(self.parameters.values())
+        self.history.append((step + 1, value, self.how.learning_rate * share))
+
+    def _backward(self, part: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Gradients of one part of the batch are added; its loss is given back."""
+        import torch
+
+        with torch.autocast(self.processes.device.type, dtype=torch.bfloat16, enabled=self.mixed == "bf16"):
+            value = part()
+        self.processes.backward(value)
+        return value.detach().cpu()
+
+    def _together(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes."""
+        alone = self.processes.num_processes == 1
+        return tensor if alone else self.processes.reduce(tensor.to(self.processes.device), "sum")
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model with the running average in place of its weights, where there is one."""
+        if self.average is None:
+            yield
+            return
+        self.average.store(self.parameters.values())
+        self.average.copy_to(self.parameters.values())
+        try:
+            yield
+        finally:
+            self.average.restore(self.parameters.values())
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """One file with all that a resume needs."""
+        import torch
+
+        tensors: dict[str, torch.Tensor] = {"history": torch.tensor(self.history, dtype=torch.float64)}
+        plain: dict[str, object] = {}
+        for i, (name, parameter) in enumerate(self.parameters.items()):
+            tensors[f"parameter:{name}"] = parameter
+            if self.average:
+                tensors[f"average:{name}"] = self.average.shadow_params[i]
+            for key, value in self.optimiser.state[parameter].items():
+                (tensors if isinstance(value, torch.Tensor) else plain)[f"{key}:{name}"] = value
+        atomic_write(path, tensor_chunks(tensors, {"fingerprint": fingerprint, "optimiser": json.dumps(plain, sort_keys=True)}))
+
+    def resume(self, path: Path, fingerprint: str) -> bool:
+        """Put a checkpoint's state in place; False where there is none. Raises HarnessError for another training's, or a damaged one."""
+        from safetensors import SafetensorError, safe_open
+
+        if not path.is_file():
+            return False
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("fingerprint") != fingerprint:
+                    raise HarnessError(f"{path}: belongs to a training with other settings, pictures or model; choose another "
+                                       "folder, or delete this one.")
+                self._put_back({key: file.get_tensor(key) for key in file.keys()}, json.loads(metadata["optimiser"]))
+        except (SafetensorError, OSError) as error:
+            raise HarnessError(f"{path}: is damaged ({error}); delete it to start again.") from error
+        return True
+
+    def _put_back(self, tensors: dict[str, torch.Tensor], plain: dict[str, object]) -> None:
+        """History, parameters, average and the optimiser's state from a checkpoint's tensors and numbers."""
+        import torch
+
+        self.history = [(int(step), value, rate) for step, value, rate in tensors.pop("history").tolist()]
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(tensors.pop(f"parameter:{name}"))
+        if self.average:
+            self.average.shadow_params = [tensors.pop(f"average:{name}").to(p.device) for name, p in self.parameters.items()]
+            self.average.optimization_step = len(self.history)
+        for label, value in {**tensors, **plain}.items():
+            key, name = label.split(":", 1)
+            parameter = self.parameters[name]
+            # torch keeps the step count beside the CPU whatever the parameter's device is
+            self.optimiser.state[parameter][key] = value.to(parameter.device).clone() if isinstance(value, torch.Tensor) and value.ndim else value
+
+
+def train(loop: Loop, parts: Callable[[int], Sequence[Callable[[], torch.Tensor]]], out: Path, fingerprint: str,
+          progress: Callable[[dict], None], at_checkpoint: Callable[[int], None] | None = None) -> list[tuple[int, float, float]]:
+    """Train until the last step; returns (step from 1, loss, learning rate) of every step.
+
+    `parts(step)` gives the losses whose sum is the step's. Goes on from `out/checkpoint.safetensors` if it has the same
+    fingerprint. Raises HarnessError on a loss that is no number (the last checkpoint stays) or on another run's checkpoint.
     """
-    import torch
-
-    optimiser = torch.optim.AdamW(parameters.values(), lr=loop.learning_rate, weight_decay=loop.weight_decay)
-    history = _resume(out / CHECKPOINT, fingerprint, parameters, optimiser, progress)
+    how, main = loop.how, loop.processes.is_main_process
+    for folder in (out, *out.glob("**/")) if main else ():
+        sweep(folder)
+    loop.processes.wait_for_everyone()
+    if loop.resume(out / CHECKPOINT, fingerprint):
+        progress({"stage": "train", "note": f"goes on after step {len(loop.history)} from {out / CHECKPOINT}"})
     try:
-        for step in range(len(history), loop.steps):
-            history.append(_step(loop, step, parameters, optimiser, loss))
-            progress({"stage": "train", "step": step + 1, "of": loop.steps, "loss": history[-1][1], "learning_rate": history[-1][2]})
-            if (step + 1) % loop.checkpoint_every == 0 or step + 1 == loop.steps:
-                _save(out / CHECKPOINT, fingerprint, parameters, optimiser, history)
-                if at_checkpoint:
-                    at_checkpoint(step + 1)
+        for step in range(len(loop.history), how.steps):
+            loop.step(parts(step))
+            _, loss, rate = loop.history[-1]
+            progress({"stage": "train", "step": step + 1, "of": how.steps, "loss": loss, "learning_rate": rate})
+            if (step + 1) % how.checkpoint_every == 0 or step + 1 == how.steps:
+                _checkpoint(loop, out, fingerprint, at_checkpoint if main else None)
     except KeyboardInterrupt:
-        progress({"stage": "train", "note": f"stopped at step {len(history)}; the same call goes on from the last checkpoint"})
+        progress({"stage": "train", "note": f"stopped at step {len(loop.history)}; the same call goes on from the last checkpoint"})
         raise
-    return history
+    return loop.history
 
 
-def _step(loop: Loop, step: int, parameters: dict[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer,
-          loss: Callable[[int, torch.Generator], torch.Tensor]) -> tuple[int, float, float]:
-    """One optimiser step."""
-    import torch
-
-    rate = loop.rate(step)
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    device = next(iter(parameters.values())).device.type
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=loop.mixed_precision == "bf16"):
-        value = loss(step, generator(loop.seed, step))
-    if not torch.isfinite(value):
-        raise HarnessError(f"the loss is no number at step {step + 1}; the last checkpoint is kept. Lower the learning rate "
-                           f"({loop.learning_rate:g}) or raise warmup ({loop.warmup}), and start in another folder.")
-    optimiser.zero_grad(set_to_none=True)
-    value.backward()
-    torch.nn.utils.clip_grad_norm_(parameters.values(), loop.max_grad_norm)
-    optimiser.step()
-    return step + 1, float(value.detach()), rate
-
-
-def _save(path: Path, fingerprint: str, parameters: dict[str, torch.nn.Parameter], optimiser: torch.optim.Optimizer,
-          history: list[tuple[int, float, float]]) -> None:
-    """One file with all that a resume needs."""
-    import torch
-
-    tensors = {"history": torch.tensor(history, dtype=torch.float64)}
-    for name, parameter in parameters.items():
-        tensors[f"parameter.{name}"] = parameter
-        tensors |= {f"{moment}.{name}": optimiser.state[parameter][moment] for moment in MOMENTS}
-    atomic_write(path, tensor_file(tensors, {"fingerprint": fingerprint}))
-
-
-def _resume(path: Path, fingerprint: str, parameters: dict[str, torch.nn.Parameter],
-            optimiser: torch.optim.Optimizer, progress: Callable[[dict], None]) -> list[tuple[int, float, float]]:
-    """Put a checkpoint's state in place; returns its history, empty without one."""
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    sweep(path.parent)
-    if not path.is_file():
-        return []
-    try:
-        with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("fingerprint") != fingerprint:
-                raise HarnessError(f"{path}: belongs to a training with other settings, pictures or model; choose another "
-                                   "folder, or delete this one.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise HarnessError(f"{path}: is damaged ({error}); delete it to start again.") from error
-    history = [(int(step), value, rate) for step, value, rate in tensors["history"].tolist()]
-    progress({"stage": "train", "note": f"goes on after step {len(history)} from {path}"})
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"parameter.{name}"])
-            moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
-            optimiser.state[parameter] = {"step": torch.tensor(float(len(history)))} | moments
-    return history
+def _checkpoint(loop: Loop, out: Path, fingerprint: str, at_checkpoint: Callable[[int], None] | None) -> None:
+    """Let the caller see the model as it is, then save: a kill in between shows it once more."""
+    if at_checkpoint:
+        with loop.averaged():
+            at_checkpoint(len(loop.history))
+    if loop.processes.is_main_process:
+        loop.save(out / CHECKPOINT, fingerprint)
+    loop.processes.wait_for_everyone()

@@ -59,13 +59,13 @@ def _put_on(pipe: DiffusionPipeline, path: Path) -> None:
 
 
 def in_memory(pipe: DiffusionPipeline) -> tuple[str, str]:
-    """(name, hash of the weights) of an adapter that the pipeline wears already, as in a preview; two times '' if none."""
-    names = pipe.get_active_adapters()
+    """(name, hash of the weights) of what a pipeline wears already, or is being taught, as in a preview; two times '' if nothing."""
+    names = getattr(pipe, "in_training", "") or ",".join(pipe.get_active_adapters())
     if not names:
         return "", ""
     weights = b"".join(parameter.detach().float().cpu().numpy().tobytes() for part in _parts(pipe)
-                       for name, parameter in part.named_parameters() if "lora_" in name)
-    return f"in memory: {','.join(names)}", sha256(weights)
+                       for name, parameter in part.named_parameters() if "lora_" in name or parameter.requires_grad)
+    return f"in memory: {names}", sha256(weights)
 
 
 def _parts(pipe: DiffusionPipeline) -> list:

@@ -16,7 +16,7 @@ from typing import Any, Callable
 from harness.consent import gate, ledger
 from harness.errors import HarnessError
 from harness.finetune import Adapter, Lora, lora
-from harness.finetune.lora import USE
+from harness.finetune.record import USE
 from harness.images import ImageSet, open_set, write_set
 from harness.sample import Sampling, cross, sample
 from harness.world.artists import Artist, artist
