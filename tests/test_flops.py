@@ -64,17 +64,17 @@ def test_stable_diffusion_15_agrees_with_the_published_figures(sd15: Path) -> No
 
 def test_a_layer_by_hand() -> None:
     import torch
-    from harness.forecast.flops import _alive, _operations
+    from harness.forecast.flops import alive, operations
 
     layer = torch.nn.Conv2d(3, 5, 3, padding=1, device="meta")
     picture = torch.empty(1, 3, 8, 8, device="meta")
-    forward = _operations(lambda: layer(picture))
+    forward = operations(lambda: layer(picture))
     assert forward == 2 * (5 * 8 * 8) * (3 * 3 * 3)  # each of 320 outputs multiplies and adds 27 times
-    assert _operations(lambda: layer(picture).sum().backward(), grad=True) == 2 * forward  # the picture wants no gradient, the weights do
+    assert operations(lambda: layer(picture).sum().backward(), grad=True) == 2 * forward  # the picture wants no gradient, the weights do
     outputs = 4 * 5 * 8 * 8
-    assert _alive(lambda: layer(picture), layer) == outputs
-    assert _alive(lambda: layer(picture).sum().backward(), layer, grad=True) == outputs + 4  # and their sum; gradients come when they are gone
-    assert _alive(lambda: (layer(picture), layer(picture)), layer) == 2 * outputs
+    assert alive(lambda: layer(picture), layer) == outputs
+    assert alive(lambda: layer(picture).sum().backward(), layer, grad=True) == outputs + 4  # and their sum; gradients come when they are gone
+    assert alive(lambda: (layer(picture), layer(picture)), layer) == 2 * outputs
 
 
 def test_a_part_of_a_tiny_pipeline_by_hand(counted: flops.Counts) -> None:

@@ -70,7 +70,7 @@ def counts(model: str, pixels: int = 0, trains: str = "lora", start: bool = True
     False nothing is started, and None says that no count is kept. Raises HarnessError when the model cannot be counted.
     """
     folder = configuration(model)
-    kept = _cache() / f"{_key(folder, pixels, trains)}.json"
+    kept = kept_in() / f"{key(folder, pixels, trains)}.json"
     try:
         return _read(kept.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):  # none, or a broken one: it is counted again
@@ -100,11 +100,12 @@ def _cached_by_hub(model: str) -> Path | None:
     return Path(found).parents[1] if isinstance(found, str) else None
 
 
-def _cache() -> Path:
+def kept_in() -> Path:
+    """The folder of kept counts."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "likeness" / "flops"
 
 
-def _key(folder: Path, *settings: Any) -> str:
+def key(folder: Path, *settings: Any) -> str:
     """A hash of everything that decides the counts."""
     files = [folder / part / "config.json" for part in PARTS if (folder / part / "config.json").is_file()]
     versions = {name: provenance.versions_that_matter().get(name) for name in ("torch", "diffusers", "transformers", "peft")}
@@ -150,24 +151,24 @@ def measure(folder: Path, pixels: int = 0, trains: str = "lora") -> Counts:
     from harness import guard
 
     guard.install()
-    unet, vae, texts = _built(folder)
+    unet, vae, texts = built(folder)
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     pixels = pixels or unet.config.sample_size * factor
     side = pixels // factor
     weights = sum(map(_bytes, (unet, vae, *texts)))
-    picture, latent, tokens = _empty(3, pixels, pixels), _empty(vae.config.latent_channels, side, side), _empty(_length(texts)).long()
-    calls = {"forward": lambda: _evaluate(unet, texts, side), "encode": lambda: vae.encode(picture), "decode": lambda: vae.decode(latent)}
-    operations = {name: _operations(call) for name, call in calls.items()} | {"text": _operations(lambda: [each(tokens) for each in texts])}
-    alive = {f"{name}_bytes": _alive(call, unet, vae) for name, call in calls.items()}
+    picture, latent, tokens = empty(3, pixels, pixels), empty(vae.config.latent_channels, side, side), empty(length(texts)).long()
+    calls = {"forward": lambda: evaluate(unet, texts, side), "encode": lambda: vae.encode(picture), "decode": lambda: vae.decode(latent)}
+    worked = {name: operations(call) for name, call in calls.items()} | {"text": operations(lambda: [each(tokens) for each in texts])}
+    held = {f"{name}_bytes": alive(call, unet, vae) for name, call in calls.items()}
     _prepare(unet, trains)
-    steps = [lambda batch=batch: _evaluate(unet, texts, side, batch).sum().backward() for batch in BATCHES]
-    step, held = _operations(steps[0], grad=True), tuple(_alive(step, unet, grad=True) for step in steps)
+    steps = [lambda batch=batch: evaluate(unet, texts, side, batch).sum().backward() for batch in BATCHES]
+    step, steps_held = operations(steps[0], grad=True), tuple(alive(step, unet, grad=True) for step in steps)
     trained = sum(p.numel() * 4 for p in unet.parameters() if p.requires_grad)
-    return Counts(pixels, step=step, weight_bytes=weights, trained_bytes=trained, step_bytes=held, **operations, **alive)
+    return Counts(pixels, step=step, weight_bytes=weights, trained_bytes=trained, step_bytes=steps_held, **worked, **held)
 
 
-def _built(folder: Path) -> tuple[Any, Any, list[Any]]:
-    """U-Net, autoencoder and text encoders on the meta device."""
+def built(folder: Path) -> tuple[Any, Any, list[Any]]:
+    """U-Net, autoencoder and text encoders on the meta device, by the configuration in ``folder``."""
     import torch
     import transformers
     from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -178,24 +179,27 @@ def _built(folder: Path) -> tuple[Any, Any, list[Any]]:
         return UNet2DConditionModel.from_config(read["unet"]), AutoencoderKL.from_config(read["vae"]), texts
 
 
-def _empty(*shape: int, batch: int = 1) -> Any:
+def empty(*shape: int, batch: int = 1) -> Any:
+    """A tensor (batch, *shape) on the meta device."""
     import torch
 
     return torch.empty(batch, *shape, device="meta")
 
 
-def _length(texts: list[Any]) -> int:
+def length(texts: list[Any]) -> int:
+    """Tokens of a prompt."""
     return texts[0].config.max_position_embeddings
 
 
-def _evaluate(unet: Any, texts: list[Any], side: int, batch: int = 1) -> Any:
-    """One evaluation of the U-Net on latents of ``side``, with what SDXL's wants besides."""
+def evaluate(unet: Any, texts: list[Any], side: int, batch: int = 1, words: Any = None) -> Any:
+    """One evaluation of the U-Net on latents of ``side``, with what SDXL's wants besides; ``words`` are embedded prompts."""
     more = {}
     if unet.config.addition_embed_type == "text_time":
         pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
-        more = {"added_cond_kwargs": {"text_embeds": _empty(pooled, batch=batch), "time_ids": _empty(6, batch=batch)}}
-    words, noisy = _empty(_length(texts), unet.config.cross_attention_dim, batch=batch), _empty(unet.config.in_channels, side, side, batch=batch)
-    return unet(noisy, _empty(batch=batch), words, **more).sample
+        more = {"added_cond_kwargs": {"text_embeds": empty(pooled, batch=batch), "time_ids": empty(6, batch=batch)}}
+    words = empty(length(texts), unet.config.cross_attention_dim, batch=batch).to(unet.dtype) if words is None else words
+    noisy = empty(unet.config.in_channels, side, side, batch=batch).to(unet.dtype)
+    return unet(noisy, empty(batch=batch), words, **more).sample
 
 
 def _prepare(unet: Any, trains: str) -> None:
@@ -210,7 +214,8 @@ def _prepare(unet: Any, trains: str) -> None:
         unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["to_k", "to_q", "to_v", "to_out.0"]))
 
 
-def _operations(call: Callable[[], Any], grad: bool = False) -> float:
+def operations(call: Callable[[], Any], grad: bool = False) -> float:
+    """Floating-point operations of a call, a multiply-add as two."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -219,15 +224,15 @@ def _operations(call: Callable[[], Any], grad: bool = False) -> float:
     return float(counter.get_total_flops())
 
 
-def _alive(call: Callable[[], Any], *models: Any, grad: bool = False) -> int:
+def alive(call: Callable[[], Any], *models: Any, grad: bool = False) -> int:
     """The most bytes that are alive in a call, those of the models' weights apart."""
     import torch
 
-    from harness.forecast.live import Live, fused_attention
+    from harness.forecast.live import Live, as_computed
 
     for model in models:
         model.zero_grad(set_to_none=True)
-    with torch.set_grad_enabled(grad), fused_attention(), Live(models) as live:
+    with torch.set_grad_enabled(grad), as_computed(), Live(models) as live:
         call()
     return live.peak
 
