@@ -174,6 +174,14 @@ def test_what_is_known_is_not_unpacked_again_and_what_is_damaged_is_made_again(p
     assert [event["note"] for event in told if "note" in event] and files[1].name in next(e["note"] for e in told if "note" in e)
 
 
+def test_fresh_latents_lie_in_memory_as_those_that_are_read_back(pipe: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = cache._posterior
+    monkeypatch.setattr(cache, "_posterior", lambda *a: {name: t.contiguous(memory_format=torch.channels_last) for name, t in real(*a).items()})
+    images = tiny.pictures(tmp_path / "set", n=3)  # rounding in a convolution depends on the layout
+    fresh, known = (cache.latents(pipe, images, 16, False, tmp_path / "cache", progress.silent) for _ in range(2))
+    assert fresh.mean.stride() == known.mean.stride() and not fresh.mean.is_inference() and torch.equal(fresh.mean, known.mean)
+
+
 def test_a_crop_is_part_of_the_key_and_is_what_is_encoded(pipe: object, tmp_path: Path) -> None:
     images = shapes(tmp_path / "set", (40, 60), (40, 60))
     boxed = images.assign(crop=["10 5 42 37", ""])

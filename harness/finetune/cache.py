@@ -74,8 +74,8 @@ def latents(pipe: DiffusionPipeline, images: ImageSet, size: int, flip: bool, fo
             file = folder / f"{_key(name, digest, crop, shape, flip)}.safetensors"
             posterior = kept(file, progress)
             if posterior is None:
-                posterior = _posterior(pipe, _cut(path, crop), shape, flip)
-                atomic_write(file, tensor_file(posterior, {"sha256": digest}))  # a withdrawal finds it by that
+                made = _posterior(pipe, _cut(path, crop), shape, flip)
+                posterior = keep(file, made, {"sha256": digest})  # a withdrawal finds it by that
             found.append(posterior)
             progress({"stage": "latents", "step": i, "of": len(images)})
     return _together(found, wanted)
@@ -93,6 +93,13 @@ def kept(file: Path, progress: Callable[[dict], None]) -> dict[str, torch.Tensor
     except SafetensorError as error:
         progress({"stage": "cache", "note": f"{file} is damaged ({error}); it is made again"})
         return None
+
+
+def keep(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Write a cache's file and give back what it holds: fresh tensors may lie otherwise in memory, and later sums would round otherwise."""
+    from safetensors.torch import load
+
+    return load(atomic_write(file, tensor_file(tensors, metadata)).read_bytes())
 
 
 def _key(vae: str, digest: str, crop: crops.Box | None, shape: tuple[int, int], flip: bool) -> str:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from harness import conditioning
 from harness.errors import HarnessError
-from harness.finetune.adapter import tensor_file
-from harness.finetune.cache import check_size, kept
-from harness.images import atomic_write, sha256
+from harness.finetune.cache import check_size, keep, kept
+from harness.images import sha256
 
 if TYPE_CHECKING:
     import torch
@@ -56,8 +55,7 @@ def _block(draw: Callable[[range], list[torch.Tensor]], together: range, wanted:
     held = {seed: kept(files[seed], progress) for seed in wanted}
     if None in held.values():
         for seed, latents in zip(together, draw(together), strict=True):
-            atomic_write(files[seed], tensor_file({"latents": latents}, {"class_prompt": prompt, "seed": str(seed)}))
-            held |= {seed: {"latents": latents}} if seed in held else {}
+            held[seed] = keep(files[seed], {"latents": latents}, {"class_prompt": prompt, "seed": str(seed)})
     return [held[seed]["latents"] for seed in wanted]
 
 
