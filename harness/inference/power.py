@@ -25,6 +25,7 @@ MOST = 20_000
 CLEAR = {"paired": 20, "two": 12, "one": 12}
 """Prompts that must be expected to show the event, and its absence (paired: to change), before the formula is trusted."""
 
+
 class Power(NamedTuple):
     """The chance to tell, and how it was found."""
 
@@ -139,12 +140,13 @@ def _prompt_rates(plan: Plan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def prompts_needed(plan: Plan, wanted: float = 0.8) -> int:
-    """Fewest prompts with which the formula reaches the power `wanted`; raises CannotTell where 20,000 do not."""
+    """Fewest prompts with which the formula holds and reaches the power `wanted`; raises CannotTell where 20,000 do not."""
     def enough(prompts: int) -> bool:
-        return formula(replace(plan, prompts=prompts)) >= wanted
+        study = replace(plan, prompts=prompts)
+        return min(expected(study)) >= CLEAR[plan.design] and formula(study) >= wanted
 
     if not enough(MOST):
-        raise CannotTell(f"{MOST:,} prompts do not tell {plan.rate:.1%} from {plan.against:.1%} with power {wanted:.0%}: the calibration is too small; label more images.")
+        raise CannotTell(f"{MOST:,} prompts do not tell {plan.rate:.1%} from {plan.against:.1%} with power {wanted:.0%}: the event is too rare, or the calibration too small.")
     low, high = 2, MOST
     while high - low > 1:
         middle = (low + high) // 2
@@ -191,9 +193,8 @@ def main(args: argparse.Namespace) -> int:
     print(sentence(plan, power(plan)))
     if args.check:
         print(f"simulated: {simulate(plan):.1%} of {CHECKS:,} studies; the formula says {formula(plan):.1%}")
-    print(f"\nfor power {args.wanted:.0%}:\n  images of a prompt   prompts   images in all" + (" (of each model)" if plan.design == "paired" else ""))
+    print(f"\nfor power {args.wanted:.0%}:\n  images of a prompt   prompts   images in all" + ("" if plan.design == "one" else ", of each"))
     for images in sorted({1, 2, 4, 8, 16, 32, plan.images}):
         prompts = prompts_needed(replace(plan, images=images), args.wanted)
-        few = "" if min(expected(replace(plan, images=images, prompts=prompts))) >= CLEAR[plan.design] else "   few events: hold it against --check"
-        print(f"  {images:>18}   {prompts:>7,}   {images * prompts:>13,}{few}")
+        print(f"  {images:>18}   {prompts:>7,}   {images * prompts:>13,}")
     return 0
