@@ -12,6 +12,7 @@ import json
 import random
 import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -151,9 +152,10 @@ def _candidates(pipe: DiffusionPipeline) -> list[Token]:
     """Every rare token by rarity: consonants that stand in no other entry and that every tokenizer of the pipeline keeps whole."""
     first, *others = _tokenizers(pipe)
     merges = _merges(first)
-    everything = "\n".join(first.get_vocab()).lower()
+    entries = [entry.lower() for entry in first.get_vocab()]
+    held = Counter(entry[i:i + n] for entry in entries for n in (3, 4) for i in range(len(entry) - n + 1))
     words = [made.removesuffix(END) for made in reversed(merges) if made.endswith(END) and LETTERS.fullmatch(made.removesuffix(END))]
-    words = [word for word in words if everything.count(word) == 1 and all(len(each.tokenize(word)) == 1 for each in others)]
+    words = [word for word in words if held[word] == 1 and all(len(each.tokenize(word)) == 1 for each in others)]
     return [Token(word, first.convert_tokens_to_ids(word + END), merges[word + END] + 1, len(merges), rank, len(words))
             for rank, word in enumerate(words, 1)]
 
