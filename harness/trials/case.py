@@ -40,7 +40,7 @@ class Case:
     """other works of the same artist, never trained on: what the audit compares with"""
     steps: int = 200
     """optimizer steps of the LoRA"""
-    rank: int = 8
+    rank: int = 32
     """rank of the LoRA"""
     prompts: int = 12
     """different prompts: the clusters of every interval"""
@@ -52,6 +52,10 @@ class Case:
     """classifier-free guidance"""
     seed: int = 0
     """seed of the training, and of which works are drawn"""
+    layers: str = "all"
+    """layers of the LoRA: the miniature's attention sees only 8 × 8 and 4 × 4 latents, so that forms need the convolutions too"""
+    learning_rate: float = 2e-3
+    """the highest; large models want about 1e-4"""
 
     def __post_init__(self) -> None:
         artist(self.artist)
@@ -60,8 +64,9 @@ class Case:
 
     @property
     def recipe(self) -> Lora:
-        """The settings of the fine-tune: convolutions too, for the miniature's attention sees only 8 × 8 and 4 × 4 latents."""
-        return Lora(rank=self.rank, layers="attention+convolutions", learning_rate=8e-4, snr_gamma=5.0, steps=self.steps, seed=self.seed, warmup=min(10, self.steps // 2), checkpoint_every=min(50, self.steps))
+        """The settings of the fine-tune."""
+        return Lora(rank=self.rank, layers=self.layers, learning_rate=self.learning_rate, snr_gamma=5.0, steps=self.steps, seed=self.seed,
+                    warmup=min(10, self.steps // 2), checkpoint_every=min(50, self.steps))
 
     @property
     def how(self) -> Sampling:
