@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 import signal
 import subprocess
 import sys
@@ -14,12 +12,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from harness import images as pictures
 from harness import models, progress
 from harness.errors import BadImage, HarnessError
-from harness.finetune import buckets, cache, crops, prior, trainer
+from harness.finetune import buckets, cache, crops, intake, prior, trainer
 from harness.images import ImageSet, open_set, sha256
 
 
@@ -317,3 +315,122 @@ def test_killed_while_drawing_class_images_it_goes_on_to_the_same_bytes(folders:
     assert draw("a", -1) == draw("b", -1) == 0
     a, b = ({path.name: path.read_bytes() for path in (tmp_path / out).glob("[0-9a-f]*")} for out in "ab")
     assert a == b and len(a) == 16
+
+
+# --- pictures as people bring them
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[np.ndarray]:
+    """Works of an artist of the world, at 256 pixels: pictures that near-duplicates are measured on."""
+    from harness.world.artists import artist
+    from harness.world.render import works
+
+    return [np.asarray(Image.fromarray(each).resize((256, 256), Image.Resampling.BICUBIC)) for each in works(artist("artist-21"), 8)[0]]
+
+
+def brought(folder: Path, *named: tuple[str, Image.Image], **saved: object) -> ImageSet:
+    folder.mkdir(exist_ok=True)
+    for name, picture in named:
+        picture.save(folder / name, **saved)
+    return open_set(folder)
+
+
+def test_good_pictures_pass_without_a_word(drawn: list[np.ndarray], tmp_path: Path) -> None:
+    images = brought(tmp_path, *((f"{i}.png", Image.fromarray(each)) for i, each in enumerate(drawn)))
+    told: list[dict] = []
+    checked, notes = intake.check(images, "subject", 256, progress=told.append)
+    assert checked is images and notes == [] and told[-1] == {"stage": "looking through", "step": 8, "of": 8}
+
+
+def test_duplicates_are_named_and_counted_once_unless_asked(drawn: list[np.ndarray], tmp_path: Path) -> None:
+    a, b, c, d, e = map(Image.fromarray, drawn[:5])
+    images = brought(tmp_path, ("a.png", a), ("a-same.png", a), ("b.png", b), ("b-pixels.bmp", b), ("c-mirror.png", ImageOps.mirror(c.resize((200, 200)))),
+                     ("c.png", c), ("d.png", d), ("e.png", e))
+    checked, notes = intake.check(images, "subject", 64)
+    assert checked.table["file"].tolist() == ["a-same.png", "b-pixels.bmp", "c.png", "d.png", "e.png"]  # of c the larger, otherwise the first
+    assert notes == ["a-same.png, a.png are the same file; counted once, a-same.png is used.",
+                     "b-pixels.bmp, b.png are the same pixels; counted once, b-pixels.bmp is used.",
+                     "c.png, c-mirror.png are nearly the same; counted once, c.png is used."]
+    everything, notes = intake.check(images, "subject", 64, keep_duplicates=True)
+    assert len(everything) == 8 and all(note.endswith("all are used, as asked.") for note in notes)
+    with pytest.raises(HarnessError, match=r"1 different picture; .*at least 3 \(a-same.png, a.png are the same file"):
+        intake.check(images.where(images.table["file"].str.startswith("a")), "subject")
+
+
+def test_too_few_are_refused_and_unusual_counts_are_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = brought(tmp_path, *((f"{i:03d}.png", Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))) for i in range(120)))
+    for n, purpose in ((2, "subject"), (1, "style")):
+        with pytest.raises(HarnessError, match=f"{n} different picture.*at least 3"):
+            intake.check(images.where(np.arange(120) < n), purpose)
+    for n, purpose, words in ((5, "style", "5 different pictures, fewer than the 20 to 50 that a style wants"), (21, "subject", "more than the 3 to 20"),
+                              (120, "style", "120 different pictures, more")):
+        _, notes = intake.check(images.where(np.arange(120) < n), purpose)
+        assert words in notes[0] and len(notes) == 1 + (n > 100)
+    with pytest.raises(HarnessError, match="none of subject, style"):
+        intake.check(images, "person")
+
+
+def test_every_picture_that_cannot_be_used_is_named_in_one_sentence(drawn: list[np.ndarray], tmp_path: Path) -> None:
+    named = [(f"{i}.png", Image.fromarray(each)) for i, each in enumerate(drawn[:4])]
+    images = brought(tmp_path, *named)
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:999])
+    Image.fromarray(drawn[4]).save(tmp_path / "3.png", save_all=True, append_images=[Image.fromarray(drawn[5])])
+    with pytest.raises(BadImage, match=r"2 of 4 pictures cannot be used: .*1\.png: not a whole picture.* \| .*3\.png: animated") as error:
+        intake.check(images, "subject")
+    assert "\n" not in str(error.value)
+
+
+def test_tiny_and_long_pictures(drawn: list[np.ndarray], tmp_path: Path) -> None:
+    whole = [Image.fromarray(each) for each in drawn[:5]]
+    images = brought(tmp_path, *((f"{i}.png", each) for i, each in enumerate(whole[:3])), ("small.png", whole[3].resize((150, 150))),
+                     ("long.png", whole[4].resize((1200, 300))))
+    _, notes = intake.check(images, "subject", 256)
+    assert notes == ["small.png will be enlarged to 256 pixels, and the model learns the blur.",
+                     "long.png (1200 x 300): so long that more than half is cut off a square; choose crops, or cut it yourself."]
+    with pytest.raises(BadImage, match=r"1 of 5 pictures are too small for training at 601 pixels: small.png \(150 x 150\)"):
+        intake.check(images.where(images.table["file"] != "x"), "subject", 601)
+    cropped = images.assign(crop=["", "", "", "0 0 300 300", ""]) if images.table["file"][3] == "long.png" else None
+    assert cropped is not None and len(intake.check(cropped, "subject", 256)[1]) == 1
+    with pytest.raises(BadImage, match=r"too small.*long.png \(40 x 40\)"):
+        intake.check(images.assign(crop=["", "", "", "0 0 40 40", ""]), "subject", 256)
+
+
+def test_cmyk_16_bit_and_transparent_pictures_are_taken_and_said(drawn: list[np.ndarray], tmp_path: Path) -> None:
+    whole = [Image.fromarray(each) for each in drawn[:6]]
+    clear = whole[2].convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L"))
+    deep = Image.fromarray(np.asarray(whole[1].convert("L")).astype(np.uint16) * 257)
+    images = brought(tmp_path, ("c.tif", whole[0].convert("CMYK")), ("d.png", deep), ("e.png", clear), *((f"{i}.png", whole[i]) for i in (3, 4, 5)))
+    _, notes = intake.check(images, "subject")
+    assert notes == ["c.tif: in CMYK, turned into RGB.", "d.png: of 16 bit, scaled to 8.", "e.png: transparent, laid over white."]
+
+
+def test_a_turned_photograph_is_trained_on_upright(pipe: object, drawn: list[np.ndarray], tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = Image.fromarray(drawn[0][:160])
+    turned = brought(tmp_path / "t", ("a.png", upright.rotate(90, expand=True)), exif=exif)
+    plain = brought(tmp_path / "p", ("a.png", upright))
+    assert turned.table["sha256"][0] != plain.table["sha256"][0] and buckets.sizes(turned) == buckets.sizes(plain) == [(160, 256)]
+    plan = buckets.plan(buckets.sizes(turned), 16, 4)
+    a, b = (cache.latents(pipe, each, 16, False, tmp_path / "cache", progress.silent, plan) for each in (turned, plain))
+    assert torch.equal(a.mean, b.mean)
+    both = brought(tmp_path / "b", *((f"{i}.png", Image.fromarray(drawn[i])) for i in (1, 2)), ("u.png", upright))
+    upright.rotate(90, expand=True).save(tmp_path / "b" / "t.png", exif=exif)
+    _, notes = intake.check(open_set(both.folder), "subject")
+    assert notes == ["t.png, u.png are the same pixels; counted once, t.png is used."]
+
+
+def test_captions_of_subjects_and_styles(tmp_path: Path) -> None:
+    images = tiny.pictures(tmp_path, n=3).assign(caption=["a boat", "", "a dog"])
+    assert intake.caption_subject(images, "sks", "person").table["caption"].tolist() == ["a photo of sks person"] * 3
+    assert intake.caption_subject(images, "sks", "dog", "caption").table["caption"].tolist() == ["a photo of sks dog, a boat", "a photo of sks dog", "a photo of sks dog, a dog"]
+    assert intake.caption_style(images, " sks ").table["caption"].tolist() == ["a boat, a picture by sks", "a picture by sks", "a dog, a picture by sks"]
+    bare = ImageSet(images.folder, images.table.drop(columns="caption"))
+    assert set(intake.caption_style(bare, "sks", template="art of {token}").table["caption"]) == {"art of sks"}
+    for wrong in (lambda: intake.caption_subject(images, "", "dog"), lambda: intake.caption_subject(images, "sks", " "), lambda: intake.caption_style(images, ""),
+                  lambda: intake.caption_subject(images, "sks", "dog", "mood"), lambda: intake.caption_style(images, "sks", "mood")):
+        with pytest.raises(HarnessError):
+            wrong()
