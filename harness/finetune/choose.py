@@ -194,7 +194,7 @@ def picture(choice: Choice) -> Image.Image:
     for i, (axes, name) in enumerate(zip(_panels(figure, len(names)), names, strict=True)):
         colour = plots.ORANGE if name in (COPIES, DRIFT) else plots.BLUE
         axes.vlines(table["step"], table[f"{name}_low"], table[f"{name}_high"], color=colour, linewidth=2.5)
-        axes.plot(table["step"], table[name], "o-", color=colour, markersize=5, linewidth=1)
+        axes.plot(table["step"], table[name], "o-", color=colour, markersize=5, linewidth=1, clip_on=False)
         bound = {COPIES: choice.rule.most_copies, DRIFT: choice.rule.most_drift}.get(name)
         if bound is not None:
             axes.axhline(bound, color=plots.GREY, linewidth=0.9, linestyle=":")
@@ -203,7 +203,7 @@ def picture(choice: Choice) -> Image.Image:
         axes.spines[["top", "right"]].set_visible(False)
         if i == 0:
             axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)
-    axes.set_xlabel("training step")
+    axes.set(xlabel="training step", xticks=table["step"] if len(table) <= 10 else axes.get_xticks())
     return plots._drawn(figure)
 
 

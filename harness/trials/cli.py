@@ -9,6 +9,8 @@ from typing import Any
 
 WORK = Path("results/world")
 PUBLISHED = Path("results/published")
+PER_ARTIST = {"identity": 1500}
+"""training portraits of each base artist, where the shipped weights learned from other than 4000"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cards = parts.add_parser("cards", help="write the data cards of the world's own data sets")
     cards.add_argument("--out", type=Path, default=Path("data_cards"), help="the folder to write (default: data_cards)")
     build = parts.add_parser("build", help="train a miniature model from nothing; a killed training goes on where it was")
-    build.add_argument("model", choices=("vae", "clip", "unet", "judge"), help="vae and clip first: unet needs both")
+    build.add_argument("model", choices=("vae", "clip", "unet", "judge", "identity"), help="vae and clip first: unet needs both; identity reads the shipped pipeline's")
     build.add_argument("--steps", type=int, default=None, help="optimizer steps (default: those of the shipped weights)")
-    build.add_argument("--per-artist", type=int, default=4000, help="training portraits of each base artist (default: 4000)")
+    build.add_argument("--per-artist", type=int, default=None, help="training portraits of each base artist (default: 4000; identity 1500)")
     build.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's own choice)")
     build.add_argument("--out", type=Path, default=WORK, help=f"where checkpoints and models are written (default: {WORK})")
     score = parts.add_parser("score", help="measure the shipped models on people they never met, and print the table")
@@ -79,8 +81,8 @@ def _build(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     tell = printer(10.0)
-    split = "judge" if args.model == "judge" else "train"
-    pixels, table = base_set(split, args.per_artist, progress=tell, cache=args.out)
+    split = "judge" if args.model in ("judge", "identity") else "train"
+    pixels, table = base_set(split, args.per_artist or PER_ARTIST.get(args.model, 4000), progress=tell, cache=args.out)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     curve = _train(args, images, table, tell)
     write_csv(args.out / f"{args.model}.curve.csv", pd.DataFrame(curve))
@@ -91,15 +93,18 @@ def _build(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace, images: Any, table: Any, tell: Any) -> list[dict[str, float]]:
     from dataclasses import replace
 
-    from harness.world import build_clip, build_unet, build_vae, judge
+    from harness import models
+    from harness.world import build_clip, build_unet, build_vae, identity, judge
 
-    rooms = {"vae": build_vae, "clip": build_clip, "unet": build_unet, "judge": judge}
+    rooms = {"vae": build_vae, "clip": build_clip, "unet": build_unet, "judge": judge, "identity": identity}
     how = rooms[args.model].SCHEDULE if args.steps is None else replace(rooms[args.model].SCHEDULE, steps=args.steps)
     folder = args.out / args.model
     if args.model == "vae":
         return build_vae.build(folder, images, tell, how)[1]
     if args.model == "unet":
         return build_unet.build(folder, images, table, build_vae.load(args.out / "vae"), build_clip.load(args.out / "clip"), tell, how)[1]
+    if args.model == "identity":
+        return identity.build(folder, images, table, build_vae.load(models.MINIATURE / "pipeline"), tell, how)[1]
     return rooms[args.model].build(folder, images, table, tell, how)[1]
 
 
