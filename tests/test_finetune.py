@@ -265,7 +265,7 @@ def uninterrupted(folders: dict, images: ImageSet, root: Path) -> str:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-@pytest.mark.parametrize("kill", [("step", 5), ("fsync", 11), ("replace", 10)])  # times, 6 latents, export and checkpoint of step 3 are written first
+@pytest.mark.parametrize("kill", [("step", 5), ("fsync", 10), ("replace", 11)])  # times, 6 latents, checkpoint and export of step 3 are written first
 def test_killed_anywhere_it_ends_with_the_same_bytes(folders: dict, pipe: object, images: ImageSet, tmp_path: Path, uninterrupted: str,
                                                      kill: tuple[str, int]) -> None:
     done = process(folders, images, tmp_path, kill)

@@ -137,12 +137,12 @@ class Shown:
     held_out: tuple[cache.Latents, list[str]] | None
 
     def __call__(self, step: int) -> None:
-        """Export it, look at held-out pictures, show it, judge it."""
+        """Look at held-out pictures, show it, judge it, and export it last: where its file stands, the rest was done."""
         import torch
 
-        folder = record.step_folder(self.out, step)
-        for name, content in self.recipe.export(self.how, self.pipe, self.manifest | {"step": step}).items():
-            atomic_write(folder / name, content)
+        folder, made = record.step_folder(self.out, step), self.manifest | {"step": step}
+        if record.finished(folder / self.recipe.weights, made):
+            return
         with torch.no_grad(), record.in_training(self.pipe, f"{self.recipe.name}, step {step}"):
             if self.held_out:
                 with torch.autocast(self.pipe.device.type, dtype=torch.bfloat16, enabled=self.manifest["mixed_precision"] == "bf16"):
@@ -154,3 +154,6 @@ class Shown:
                 rows = [{"step": step, "measure": name, "estimate": value[0], "low": value[1], "high": value[2]}
                         for name, value in self.judge(self.pipe, step).items()]
                 record.note(self.out / record.CHECKPOINTS, step, *rows)
+        files = self.recipe.export(self.how, self.pipe, made)
+        for name in sorted(files, key=lambda name: name == self.recipe.weights):
+            atomic_write(folder / name, files[name])

@@ -203,7 +203,7 @@ def train(loop: Loop, parts: Callable[[int], Sequence[Callable[[], torch.Tensor]
     """Train until the last step; returns (step from 1, loss, learning rate) of every step.
 
     `parts(step)` gives the losses whose sum is the step's. Goes on from `out/checkpoint.safetensors` if it has the same
-    fingerprint. Raises HarnessError on a loss that is no number (the last checkpoint stays) or on another run's checkpoint.
+    fingerprint, and first calls `at_checkpoint` again, which may have been interrupted and knows what is done. Raises HarnessError on a loss that is no number (the last checkpoint stays) or on another run's checkpoint.
     """
     how, main = loop.how, loop.processes.is_main_process
     for folder in (out, *out.glob("**/")) if main else ():
@@ -211,24 +211,25 @@ def train(loop: Loop, parts: Callable[[int], Sequence[Callable[[], torch.Tensor]
     loop.processes.wait_for_everyone()
     if loop.resume(out / CHECKPOINT, fingerprint):
         progress({"stage": "train", "note": f"goes on after step {len(loop.history)} from {out / CHECKPOINT}"})
+        _show(loop, at_checkpoint)
     try:
         for step in range(len(loop.history), how.steps):
             loop.step(parts(step))
             _, loss, rate = loop.history[-1]
             progress({"stage": "train", "step": step + 1, "of": how.steps, "loss": loss, "learning_rate": rate})
             if (step + 1) % how.checkpoint_every == 0 or step + 1 == how.steps:
-                _checkpoint(loop, out, fingerprint, at_checkpoint if main else None)
+                if main:
+                    loop.save(out / CHECKPOINT, fingerprint)
+                _show(loop, at_checkpoint)
     except KeyboardInterrupt:
         progress({"stage": "train", "note": f"stopped at step {len(loop.history)}; the same call goes on from the last checkpoint"})
         raise
     return loop.history
 
 
-def _checkpoint(loop: Loop, out: Path, fingerprint: str, at_checkpoint: Callable[[int], None] | None) -> None:
-    """Let the caller see the model as it is, then save: a kill in between shows it once more."""
-    if at_checkpoint:
+def _show(loop: Loop, at_checkpoint: Callable[[int], None] | None) -> None:
+    """Let the caller see the model as it is at a checkpoint; the other processes wait."""
+    if at_checkpoint and loop.processes.is_main_process:
         with loop.averaged():
             at_checkpoint(len(loop.history))
-    if loop.processes.is_main_process:
-        loop.save(out / CHECKPOINT, fingerprint)
     loop.processes.wait_for_everyone()
