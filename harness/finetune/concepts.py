@@ -48,7 +48,8 @@ def join(sets: Mapping[str, ImageSet]) -> ImageSet:
     table = table.assign(**{name: table[name].astype(object).fillna("") for name in words})
     for _, same in table.groupby("sha256"):
         if same[COLUMN].nunique() > 1:
-            raise HarnessError(f"{folder}: {' and '.join(same['file'])} are the same picture, of {' and '.join(same[COLUMN])}; leave it in one of them.")
+            raise HarnessError(f"{folder}: {' and '.join(same['file'])} are the same picture, of {' and '.join(same[COLUMN])}; "
+                               "leave it in one of them.")
     return ImageSet(folder, table)
 
 
@@ -128,7 +129,8 @@ def _check_captions(sets: Mapping[str, ImageSet]) -> None:
         for name, caption in zip(images.table["file"], images.table["caption"], strict=True):
             held = [each for each in sets if says(caption, each)]
             if held != [token]:
-                raise HarnessError(f"{images.folder / name}: the caption {caption!r} of concept {token!r} holds {', '.join(map(repr, held)) or 'no token'}; "
+                found = ", ".join(map(repr, held)) or "no token"
+                raise HarnessError(f"{images.folder / name}: the caption {caption!r} of concept {token!r} holds {found}; "
                                    "it must hold its own and no other.")
 
 

@@ -61,7 +61,8 @@ class TextualInversion(Training):
         super().__post_init__()
         wrong = [each for each in self.placeholders if not PLACEHOLDER.fullmatch(each)]
         if wrong or not self.placeholders or len(set(self.placeholders)) < len(self.placeholders):
-            raise HarnessError(f"token {self.token!r}: write each new word once, small letters and digits in angle brackets, such as <anna> or <red-hat>.")
+            raise HarnessError(f"token {self.token!r}: write each new word once, small letters and digits in angle brackets, "
+                               "such as <anna> or <red-hat>.")
         if self.vectors < 1:
             raise HarnessError(f"vectors must be at least 1, not {self.vectors}.")
         self._check_text()
@@ -71,7 +72,8 @@ class TextualInversion(Training):
     def _check_text(self) -> None:
         """What this recipe trains of the text encoder is the new rows, at its one learning rate."""
         if self.text_encoder or self.text_learning_rate is not None:
-            raise HarnessError("textual inversion trains new words alone, at learning_rate; for text_encoder and text_learning_rate take lora, full or pivotal.")
+            raise HarnessError("textual inversion trains new words alone, at learning_rate; for text_encoder and text_learning_rate "
+                               "take lora, full or pivotal.")
 
     @property
     def trains_text(self) -> bool:

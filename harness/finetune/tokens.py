@@ -106,7 +106,8 @@ def drawn(pipe: DiffusionPipeline, token: str, class_noun: str, seeds: Sequence[
     return np.concatenate(pictures)
 
 
-def sheet(pipe: DiffusionPipeline, tokens: Sequence[str], class_noun: str, seeds: Sequence[int], steps: int = 20) -> tuple[Image.Image, dict[str, float]]:
+def sheet(pipe: DiffusionPipeline, tokens: Sequence[str], class_noun: str, seeds: Sequence[int],
+          steps: int = 20) -> tuple[Image.Image, dict[str, float]]:
     """A column of pictures for the noun alone and for each token before it, at the same seeds; and how far each token moves them.
 
     The distance is the mean absolute difference to the noun alone, in 8-bit steps: a token that means nothing moves little and

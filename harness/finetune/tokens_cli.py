@@ -51,4 +51,5 @@ def _draw(pipe: object, chosen: list[str], args: argparse.Namespace) -> None:
     picture, moved = tokens.sheet(pipe, chosen, args.noun, range(args.pictures))
     atomic_write(args.out, plots.png(picture))
     distances = ", ".join(f"{token} {distance:.1f}" for token, distance in moved.items())
-    print(f"moves the pictures of {args.noun!r} by (mean of 255 steps): {distances}\n{args.out}: look before you choose; letters may abbreviate something")
+    print(f"moves the pictures of {args.noun!r} by (mean difference, of 255): {distances}")
+    print(f"{args.out}: look before you choose; letters may abbreviate something")
