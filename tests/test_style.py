@@ -19,7 +19,7 @@ PRESETS = sorted((ROOT / "notebooks").rglob("presets/*.yaml"))
 LONGEST_FUNCTION, LONGEST_FILE, LONGEST_CELL, LONGEST_CELL_FUNCTION = 40, 300, 25, 10
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 # Each room may import those before it and what everything shares; none may import one that stands after it.
-ORDER = ("world", "consent", "finetune", "sample", "embed", "audit", "stats", "calibrate", "report")
+ORDER = ("world", "consent", "finetune", "sample", "embed", "audit", "stats", "inference", "calibrate", "report")
 # What loads a pickle, by the name under which it is called.
 PICKLES = re.compile(r"^(pickle|cPickle|dill|cloudpickle|joblib|shelve)\.(load|loads|open|Unpickler)$|^torch\.load$|^(pd|pandas)\.read_pickle$")
 
@@ -109,7 +109,7 @@ def test_nothing_imports_what_stands_to_its_right() -> None:
 
 def shared(room: str, other: str) -> bool:
     """A scorer ends in a finding, so ``audit`` may use the statistics; the world writes data cards for what it draws."""
-    return (room, other) in {("audit", "stats"), ("world", "consent")}
+    return (room, other) in {("audit", "stats"), ("audit", "inference"), ("world", "consent")}
 
 
 # --- notebooks and presets --------------------------------------------------------------------------------------------

@@ -57,7 +57,12 @@ def calibrated(truth: Sequence[bool], called: Sequence[bool], clusters: Sequence
     if not is_true.any() or is_true.all():
         raise CannotTell("a calibration needs labelled positives and negatives.")
     hits, rejects = was_called[is_true], ~was_called[~is_true]
-    return Detector(float(hits.mean()), float(rejects.mean()), effective_n(hits, labels[is_true]), effective_n(rejects, labels[~is_true]))
+    return Detector(float(hits.mean()), float(rejects.mean()), _worth(hits, labels[is_true]), _worth(rejects, labels[~is_true]))
+
+
+def _worth(right: np.ndarray, labels: np.ndarray) -> float:
+    """Effective number of labelled images; where all went right (or wrong), nothing shows how alike they are, and a cluster is one trial."""
+    return float(len(np.unique(labels))) if right.all() or not right.any() else effective_n(right, labels)
 
 
 def rate(events: Sequence[bool], clusters: Sequence, detector: Detector, columns: Sequence | None = None, level: float = 0.95) -> Rate:

@@ -20,7 +20,7 @@ FEWEST = 7
 (benchmarks/inference.py): coverage then stays within 93–97 % where 10 are expected, and above 95 % where fewer are."""
 EXTRA = 0.8
 """In a crossed design a way of clustering counts when its F lies beyond this quantile of what pure noise gives."""
-CONSERVATIVE, LOGIT = "conservative", "logit"
+CONSERVATIVE, SCORE = "conservative", "score"
 
 
 class Mean(NamedTuple):
@@ -42,7 +42,7 @@ class Rate(NamedTuple):
     low: float
     high: float
     form: str
-    """`logit`, or `conservative` where too few clusters hold an event (or none)"""
+    """`score`, or `conservative` where too few clusters hold an event (or none)"""
 
 
 def mean(values: Sequence[float], clusters: Sequence, columns: Sequence | None = None) -> Mean:
@@ -125,8 +125,8 @@ def cluster_t(values: Sequence[float], clusters: Sequence, columns: Sequence | N
 def rate(events: Sequence[bool], clusters: Sequence, columns: Sequence | None = None, level: float = 0.95, icc: float = 1.0) -> Rate:
     """Rate of events (n booleans), clustered one way or two.
 
-    Where at least 7 clusters hold an event and 7 hold its absence (each way), the t interval on the logit scale (Korn and
-    Graubard, Analysis of Health Surveys, 1999, section 2.8; compared in Franco et al., J. Surv. Stat. Methodol. 7, 2019). Else
+    Where at least 7 clusters hold an event and 7 hold its absence (each way), Wilson's interval on the effective number with Student's
+    t (compared with others by Dean and Pagano, J. Surv. Stat. Methodol. 3, 2015, and Franco et al., ibid. 7, 2019). Else
     variance cannot be seen, and a Clopper–Pearson interval stands on as many trials as `icc`, the largest correlation within a
     prompt that one grants, allows: at 1 every prompt (or, when there are fewer, every seed) is one trial. That form is conservative.
     """
@@ -136,10 +136,17 @@ def rate(events: Sequence[bool], clusters: Sequence, columns: Sequence | None = 
         _same_length(flags, way)
     if all(min(_holding(flags, way), _holding(1 - flags, way)) >= FEWEST for way in ways):
         found = mean(flags, clusters, columns)
-        return Rate(*logit_interval(found, level), LOGIT)
+        if found.variance > 0:  # else all prompts have the very same share by chance, and nothing shows how far they vary
+            return Rate(*score_interval(found, level), SCORE)
     share = float(flags.mean())
     trials = min(_trials(np.bincount(way), icc) for way in ways)
     return Rate(*conservative(share, trials, level), CONSERVATIVE)
+
+
+def score_interval(found: Mean, level: float = 0.95) -> Interval:
+    """Wilson's interval of a rate strictly between 0 and 1, on its effective number p (1 - p) / variance and its degrees of freedom; the variance is not zero."""
+    p = found.estimate
+    return _wilson(p, p * (1 - p) / found.variance, t_quantile(found.df, level))
 
 
 def logit_interval(found: Mean, level: float = 0.95) -> Interval:
@@ -177,8 +184,11 @@ def score(k: float, n: float, level: float = 0.95) -> Interval:
 
     if not (0 <= k <= n and n > 0):
         raise HarnessError(f"a rate needs 0 <= events <= trials and trials > 0, here are {k} of {n}.")
-    z = float(special.ndtri((1 + level) / 2))
-    p, scale = k / n, 1 + z * z / n
+    return _wilson(k / n, n, float(special.ndtri((1 + level) / 2)))
+
+
+def _wilson(p: float, n: float, z: float) -> Interval:
+    scale = 1 + z * z / n
     middle, half = (p + z * z / 2 / n) / scale, z / scale * math.sqrt(p * (1 - p) / n + z * z / 4 / n**2)
     return Interval(p, min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half)))
 

@@ -15,6 +15,8 @@ from harness.inference.intervals import codes
 
 COUNTED = 20_000
 """up to this many permutations are counted out"""
+BLOCK = 1_000_000
+"""numbers in memory at once"""
 
 
 class Permuted(NamedTuple):
@@ -63,11 +65,13 @@ def _dealt(pooled: np.ndarray, size: int, statistic: Callable[[np.ndarray], np.n
     """P of a statistic as large as the one found, over sums of `size` values that are dealt from the pool."""
     reached = found - 1e-12 * (1 + np.abs(pooled).sum())
     if math.comb(len(pooled), size) <= COUNTED:
-        sums = np.array([pooled[list(each)].sum() for each in itertools.combinations(range(len(pooled)), size)])
+        sums = pooled[np.array(list(itertools.combinations(range(len(pooled)), size)))].sum(axis=1)
         return Permuted(found, float((statistic(sums) >= reached).mean()), True)
-    rng = np.random.default_rng(seed)
-    sums = np.array([rng.permutation(pooled)[:size].sum() for _ in range(replicates)])
-    return Permuted(found, (1 + int((statistic(sums) >= reached).sum())) / (1 + replicates), False)
+    rng, beyond = np.random.default_rng(seed), 0
+    for start in range(0, replicates, block := max(1, BLOCK // len(pooled))):
+        dealt = rng.permuted(np.tile(pooled, (min(block, replicates - start), 1)), axis=1)[:, :size]
+        beyond += int((statistic(dealt.sum(axis=1)) >= reached).sum())
+    return Permuted(found, (1 + beyond) / (1 + replicates), False)
 
 
 def association(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray, seed: int = 0, replicates: int = 9999) -> Permuted:

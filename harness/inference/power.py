@@ -98,7 +98,10 @@ def _touching(plan: Plan) -> float:
 
     def margin(s: float) -> float:
         moved = [c + way * s * v * g / scale for c, (v, g) in zip((*centers, plan.sensitivity, plan.specificity), (*steps, *(errors or [(0, 0)] * 2)), strict=True)]
-        return _margin(plan, [min(1 - 1e-9, max(1e-9, each)) for each in moved[:-2]], worth, min(1.0, moved[-2]), min(1.0, moved[-1]))
+        try:
+            return _margin(plan, [min(1 - 1e-9, max(1e-9, each)) for each in moved[:-2]], worth, *(min(1.0, max(0.0, each)) for each in moved[-2:]))
+        except CannotTell:  # so far from what is expected, the calibration would be refused: nothing is told
+            return -1.0
 
     ends = np.linspace(-12, 40, 105)
     signs = [margin(float(s)) for s in ends]
@@ -110,7 +113,7 @@ def _touching(plan: Plan) -> float:
 
 def _margin(plan: Plan, centers: list[float], worth: list[float], sensitivity: float, specificity: float) -> float:
     """By how much the interval of such a sample leaves out the null, in the direction of the true difference."""
-    found = [own.logit_interval(Mean(c, c * (1 - c) / n, plan.prompts - 1, 0), plan.level) for c, n in zip(centers, worth, strict=True)]
+    found = [own.score_interval(Mean(c, c * (1 - c) / n, plan.prompts - 1, 0), plan.level) for c, n in zip(centers, worth, strict=True)]
     up = plan.rate > plan.against
     if plan.design == "two":
         (p, low, high), (q, q_low, q_high) = found
