@@ -7,6 +7,7 @@ import random
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import BadImage, HarnessError
@@ -30,7 +31,7 @@ def sizes(images: ImageSet) -> list[tuple[int, int]]:
     return [_size(path, crop) for path, crop in zip(images.paths, crops.column(images), strict=True)]
 
 
-def _size(path: object, crop: crops.Box | None) -> tuple[int, int]:
+def _size(path: Path, crop: crops.Box | None) -> tuple[int, int]:
     from PIL import ExifTags, Image
 
     if crop is not None:
