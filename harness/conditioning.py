@@ -86,7 +86,7 @@ def join(first: Text, second: Text) -> Text:
 def cut_words(pipe: DiffusionPipeline, prompt: str) -> str:
     """The end of a prompt that the model will not read, or ''."""
     tokenizer = pipe.tokenizer
-    tokens = tokenizer(prompt, add_special_tokens=False).input_ids
+    tokens = tokenizer(pipe.maybe_convert_prompt(prompt, tokenizer), add_special_tokens=False).input_ids
     return tokenizer.decode(tokens[tokenizer.model_max_length - 2:]).strip()
 
 

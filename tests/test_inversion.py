@@ -18,7 +18,8 @@ from harness.consent import gate, ledger
 from harness.errors import HarnessError
 from harness.finetune import Adapter, Lora, concepts, inversion, lora
 from harness.finetune.adapter import read_manifest
-from harness.finetune.inversion import FILE, TextualInversion, textual_inversion, wearing
+from harness.finetune.adapter import WORDS as FILE
+from harness.finetune.inversion import TextualInversion, textual_inversion, wearing
 from harness.finetune.pivotal import Pivotal, pivotal
 from harness.images import ImageSet, sha256, write_set
 
@@ -310,3 +311,20 @@ def test_concepts_that_cannot_be_told_apart(tmp_path: Path) -> None:
         concepts.labels(one.assign(concept=["<a>", "", " "]))
     assert concepts.labels(one) is None
     assert concepts.says("a sks, person", "sks") and concepts.says("SKS", "sks") and not concepts.says("sksy", "sks") and not concepts.says("a <x>s", "<x>")
+
+
+@pytest.mark.parametrize(("recipe", "how"), [(textual_inversion, WORDS), (pivotal, BOTH)])
+def test_sampling_wears_the_words_and_the_lora(recipe: object, how: TextualInversion, pipe: object, images: ImageSet, tmp_path: Path) -> None:
+    from harness.sample import Sampling, sample
+
+    def draw(worn: object, name: str, adapter: Path | None = None) -> ImageSet:
+        return sample(worn, ["a <x> in the a"], [0], Sampling(steps=2), tmp_path / name, adapter=adapter, progress=progress.silent)
+
+    shown: list[ImageSet] = []
+    adapter = recipe(how, pipe, images, tmp_path / "out", gate.ask(images, YES), progress=progress.silent,
+                     preview=lambda worn, step: shown.append(draw(worn, f"preview-{step}")))
+    drawn = draw(pipe, "drawn", tmp_path / "out")
+    assert np.abs(drawn.pixels().astype(int) - shown[-1].pixels()).max() <= 1
+    assert drawn.table["adapter_sha256"].item() not in ("", shown[-1].table["adapter_sha256"].item())
+    assert np.abs(draw(pipe, "base").pixels().astype(int) - drawn.pixels()).max() > 2 and adapter.export(tmp_path / "public" / "x.safetensors").is_file()
+    assert (tmp_path / "public" / FILE).is_file() == (recipe is pivotal)

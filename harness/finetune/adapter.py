@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 WEIGHTS = "pytorch_lora_weights.safetensors"
 PIPELINE = "pipeline"
 """folder of a training that leaves a whole model"""
-KNOWN = (WEIGHTS, f"{PIPELINE}/unet/diffusion_pytorch_model.safetensors", "learned_embeds.safetensors")
+WORDS = "learned_embeds.safetensors"
+KNOWN = (WEIGHTS, f"{PIPELINE}/unet/diffusion_pytorch_model.safetensors", WORDS)
 """where the manifest of a finished training may stand, by recipe; the first that is there counts"""
 MANIFEST_KEY = "likeness"
 
@@ -50,11 +51,14 @@ class Adapter:
         return self.path.parent.parent if self.path.parent.parent.name == PIPELINE else None
 
     def export(self, to: Path) -> Path:
-        """Copy the file to where others can take it. Raises Refused for one made without consent, for an audit."""
+        """Copy the file (and learned words beside it) to where others can take it. Raises Refused for one made without consent, for an audit."""
         consent = self.manifest["consent"]
         if not consent["exportable"]:
             raise Refused(f"{self.path}: made for an {consent['purpose']} (consent: {'; '.join(consent['reasons']) or 'given'}); "
                           "it must not be exported.")
+        words = self.path.with_name(WORDS)
+        if words.is_file() and words != self.path:
+            atomic_write(Path(to).with_name(WORDS), words.read_bytes())
         return atomic_write(Path(to), self.path.read_bytes())
 
 

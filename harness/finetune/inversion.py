@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from harness.consent.gate import Decision
 from harness.errors import HarnessError
 from harness.finetune import tokens
-from harness.finetune.adapter import MANIFEST_KEY, Adapter, read_manifest, tensor_file
+from harness.finetune.adapter import MANIFEST_KEY, WORDS, Adapter, read_manifest, tensor_file
 from harness.finetune.concepts import says
 from harness.finetune.fit import fit
 from harness.finetune.lora import frozen, text_encoders
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
-FILE = "learned_embeds.safetensors"
 PLACEHOLDER = re.compile(r"<[a-z0-9]+(-[a-z0-9]+)*>")
 KEYS = ("clip_l", "clip_g")
 """what other tools call the rows of SDXL's two text encoders"""
@@ -100,7 +99,7 @@ class InversionRecipe:
     """Fresh rows in the text encoders' tables, everything else frozen."""
 
     name = "textual_inversion"
-    weights = FILE
+    weights = WORDS
 
     @contextmanager
     def attach(self, how: TextualInversion, pipe: DiffusionPipeline, mixed: str) -> Iterator[Attached]:
@@ -120,7 +119,7 @@ class InversionRecipe:
             tensors = dict(zip(KEYS, rows, strict=True))
         else:
             tensors = dict(zip(how.placeholders, rows[0].split(how.vectors), strict=True))
-        return {FILE: tensor_file(tensors, {MANIFEST_KEY: json.dumps(manifest, sort_keys=True)})}
+        return {WORDS: tensor_file(tensors, {MANIFEST_KEY: json.dumps(manifest, sort_keys=True)})}
 
     def finish(self, how: TextualInversion, pipe: DiffusionPipeline, out: Path) -> None:
         """Learned words need nothing beside them."""
@@ -175,7 +174,7 @@ def wearing(pipe: DiffusionPipeline, path: Path) -> Iterator[list[str]]:
     import torch
     from safetensors.torch import load
 
-    path = Path(path) / FILE if Path(path).is_dir() else Path(path)
+    path = Path(path) / WORDS if Path(path).is_dir() else Path(path)
     settings = read_manifest(path)["settings"]
     words, found = settings["token"].split(), load(path.read_bytes())
     rows = [found[key] for key in KEYS if key in found] or [torch.cat([found[word] for word in words])]

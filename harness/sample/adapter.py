@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
-from harness.finetune.adapter import WEIGHTS
+from harness.finetune import inversion
+from harness.finetune.adapter import PIPELINE, WEIGHTS, WORDS
 from harness.images import sha256
 from harness.models import PICKLES
 
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
 
 
 def adapter_file(adapter: Path) -> Path:
-    """The safetensors file meant by a path to it or to its folder; raises HarnessError."""
+    """The safetensors file meant by a path to it or to its folder (the LoRA's, where learned words stand beside it); raises HarnessError."""
     path = Path(adapter)
-    path = path / WEIGHTS if path.is_dir() else path
+    if (path / PIPELINE).is_dir():
+        raise HarnessError(f"{path}: a whole model, not an adapter; open it with load_pipeline({str(path / PIPELINE)!r}).")
+    if path.is_dir():
+        path = path / (WEIGHTS if (path / WEIGHTS).is_file() or not (path / WORDS).is_file() else WORDS)
     if path.suffix in PICKLES:
         raise HarnessError(f"{path}: a pickle, which can run code when it is read; convert the adapter to safetensors.")
     if not path.is_file():
@@ -27,20 +31,29 @@ def adapter_file(adapter: Path) -> Path:
     return path
 
 
+def adapter_hash(path: Path) -> str:
+    """SHA-256 of an adapter's file; with learned words beside it, of both files' hashes."""
+    words = path.with_name(WORDS)
+    return sha256(path) if path == words or not words.is_file() else sha256(f"{sha256(words)} {sha256(path)}".encode())
+
+
 @contextmanager
 def wearing(pipe: DiffusionPipeline, adapter: Path | None) -> Iterator[None]:
-    """The pipeline with a LoRA on; every tensor of the file must have found its place. Without one, nothing happens."""
+    """The pipeline with a LoRA, learned words or both on; every tensor of the file must have found its place. Without one, nothing happens."""
     if adapter is None:
         yield
         return
     if pipe.get_active_adapters():
         raise HarnessError("the pipeline already wears an adapter; call pipe.unload_lora_weights() first.")
     path = adapter_file(adapter)
-    try:
-        _put_on(pipe, path)
-        yield
-    finally:
-        pipe.unload_lora_weights()
+    words = path.with_name(WORDS)
+    with inversion.wearing(pipe, words) if words.is_file() else nullcontext():
+        try:
+            if path != words:
+                _put_on(pipe, path)
+            yield
+        finally:
+            pipe.unload_lora_weights()
 
 
 def _put_on(pipe: DiffusionPipeline, path: Path) -> None:

@@ -14,7 +14,7 @@ from harness import conditioning, progress as showing
 from harness.conditioning import Text
 from harness.errors import HarnessError
 from harness.images import ImageSet, read_table, save_png, sha256, sweep, write_csv
-from harness.sample.adapter import adapter_file, in_memory, wearing
+from harness.sample.adapter import adapter_file, adapter_hash, in_memory, wearing
 from harness.sample.settings import LARGEST_SEED, Sampling, scheduler_of
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def sample(pipe: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int]
     hashes = _present(out, rows)
     sweep(out)
     if len(hashes) < len(rows):
-        _say_cuts(pipe, prompts, tell)
         with wearing(pipe, adapter), _scheduler(pipe, how):
+            _say_cuts(pipe, prompts, tell)
             _draw_missing(pipe, rows, hashes, how, out, tell)
     return _listed(out, rows, hashes)
 
@@ -66,7 +66,7 @@ def _rows(pipe: DiffusionPipeline, prompts: list[str], seeds: list[int], how: Sa
     name, weights = conditioning.origin(pipe)
     height, width = _size(pipe, how)
     file = adapter_file(adapter) if adapter else None
-    worn, worn_hash = (f"{file.parent.name}/{file.name}", sha256(file)) if file else in_memory(pipe)
+    worn, worn_hash = (f"{file.parent.name}/{file.name}", adapter_hash(file)) if file else in_memory(pipe)
     shared = {
         "steps": how.steps, "guidance_scale": float(how.guidance_scale), "scheduler": how.scheduler,
         "negative_prompt": how.negative_prompt, "height": height, "width": width, "model": name, "model_sha256": weights,

@@ -37,9 +37,9 @@ from harness.world.people import Person, Portrait, people
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-SUBJECT: Training = Lora(rank=8, layers="attention+convolutions", learning_rate=8e-4, snr_gamma=5.0, steps=300)
+SUBJECT: Training = Lora(rank=32, layers="all", learning_rate=2e-3, snr_gamma=5.0, steps=150)
 """the default recipe for a person"""
-STYLE: Training = Lora(rank=8, layers="attention+convolutions", learning_rate=8e-4, snr_gamma=5.0, steps=300)
+STYLE: Training = Lora(rank=32, layers="all", learning_rate=2e-3, snr_gamma=5.0, steps=200)
 """the default recipe for a hand"""
 RULE = Rule()
 """what chooses their checkpoint"""
