@@ -59,7 +59,7 @@ def manifest(recipe: str, how: Training, pipe: DiffusionPipeline, images: ImageS
     name, weights = conditioning.origin(pipe)
     size = how.resolution or conditioning.pixel_size(pipe)[0]
     cache.check_size(size, pipe.vae_scale_factor, len(pipe.unet.config.block_out_channels))
-    columns = [column for column in ("sha256", "artist", "subject", "person", "concept", "caption") if column in images.table]
+    columns = [column for column in ("sha256", "artist", "subject", "person", "concept", "crop", "caption") if column in images.table]
     made = {
         "recipe": recipe, "purpose": consent.purpose, "consent": consent.as_dict(), "settings": asdict(how),
         "base_model": name, "base_model_sha256": weights, "family": pipe.origin.family,
