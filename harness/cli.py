@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "seal": ("harness.report.seal", "seal a report's folder anew, after something was changed on purpose"),
     "token": ("harness.finetune.tokens_cli", "propose a rare token for a subject, or check one, and show what the model draws for it"),
     "train": ("harness.finetune.train_cli", "fine-tune on a folder of pictures, in one process or several"),
+    "power": ("harness.inference.power", "how many prompts and images it takes to tell two rates apart"),
     "world": ("harness.trials.cli", "render, train and score the miniature world"),
     "prove": ("harness.prove", "run the long proofs and stamp their results"),
 }

@@ -57,6 +57,8 @@ PROOFS: dict[str, Proof] = {
         "python benchmarks/runs.py",
         ("benchmarks/runs.py", "harness/runs", "harness/forecast", "harness/provenance.py", "harness/params.py", "harness/cli.py", "harness/images.py"),
     ),
+    "inference": Proof("python benchmarks/inference.py", ("benchmarks/inference.py", "harness/inference", "harness/stats.py")),
+    "resume": Proof("python benchmarks/resume.py", ("benchmarks/resume.py", "harness/finetune", "harness/images.py", "tests/tiny.py")),
     "near_duplicates": Proof(
         "python benchmarks/near_duplicates.py",
         ("benchmarks/near_duplicates.py", "harness/perceptual.py", *(f"harness/world/{name}.py" for name in ("artists", "colour", "hands", "people", "render", "styles"))),
