@@ -7,7 +7,7 @@ pair. Times include everything from the first line of the script, imports apart,
 built in it. On a GPU the same is done at the shapes of Stable Diffusion 1.5.
 
     git clone https://github.com/huggingface/diffusers
-    python benchmarks/finetune.py --peer diffusers [--pairs 5] [--steps 20] [--class-images 8] [--only cpu] [--work FOLDER]
+    python benchmarks/finetune.py --peer diffusers [--pairs 5] [--steps 16] [--class-images 8] [--only cpu] [--work FOLDER]
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ import finetune_runs as runs
 import pandas as pd
 
 from harness import provenance
+from harness.finetune.prior import BLOCK
 from harness.images import atomic_write, sha256, write_csv
 
+PEER = "DIFFUSERS_CHECKOUT"
+"""environment variable that names the peer's checkout"""
 RATIO = (0.41, 0.51)
 """encoding a picture over a training step, in operations: 0.46 as in Stable Diffusion 1.5, give or take 0.05"""
 RATES = {"full": 5e-6, "lora": 5e-4}
@@ -100,15 +103,17 @@ class Lab:
 def main() -> None:
     """Measure, write results/published/finetune.{csv,md}, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer", type=Path, required=True, help="a git checkout of diffusers")
+    parser.add_argument("--peer", type=Path, default=os.environ.get(PEER), help=f"a git checkout of diffusers (default: ${PEER})")
     parser.add_argument("--pairs", type=int, default=5, help="runs of each kind (default: 5)")
-    parser.add_argument("--steps", type=int, default=20, help="training steps of a run without class images (default: 20)")
+    parser.add_argument("--steps", type=int, default=16, help="training steps of a run without class images (default: 16)")
     parser.add_argument("--gpu-steps", type=int, default=201, help="the same on a GPU: 200 are timed (default: 201)")
-    parser.add_argument("--class-images", type=int, default=8, help="class images; with them there are four times as many steps, as in the peer's README (default: 8)")
+    parser.add_argument("--class-images", type=int, default=8, help="class images, a multiple of 8; steps are four times as many, as in the peer's README (default: 8)")
     parser.add_argument("--only", choices=("cpu", "gpu"), help="leave the other out (default: both, where there is a GPU)")
     parser.add_argument("--work", type=Path, help="folder for models and runs, which must be empty (default: a temporary one, removed at the end)")
     parser.add_argument("--out", type=Path, default=Path("results/published"), help="folder for the table")
     args = parser.parse_args()
+    if not args.peer:
+        parser.error(f"name the peer: --peer FOLDER, or ${PEER}, a git checkout of diffusers")
     facts, begun = identity(args.peer), time.time()
     work = args.work or Path(tempfile.mkdtemp(prefix="finetune-"))
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -133,7 +138,8 @@ def identity(checkout: Path) -> dict[str, Any]:
     def git(*words: str) -> str:
         done = subprocess.run(["git", "-C", str(checkout), *words], capture_output=True, text=True)
         if done.returncode:
-            raise SystemExit(f"{checkout}: not a git checkout of the peer with its scripts as they were committed ({' '.join(words)}: {done.stderr.strip()[:200]})")
+            raise SystemExit(f"{checkout}: not a git checkout of the peer with its scripts as they were committed "
+                             f"({' '.join(words)}: {done.stderr.strip()[:200]})")
         return done.stdout.strip()
 
     scripts = list(runs.SCRIPTS.values())
@@ -150,6 +156,8 @@ def identity(checkout: Path) -> dict[str, Any]:
 
 def processor(lab: Lab, pairs: int, steps: int, images: int, facts: dict[str, Any]) -> list[dict[str, Any]]:
     """All rows of the processor; what was used goes into `facts`."""
+    if images % BLOCK:
+        raise SystemExit(f"{images} class images are no multiple of {BLOCK}: ours are drawn {BLOCK} at a time, and the rest would be drawn for nothing")
     lab.work.mkdir(parents=True)
     made = lab.made()
     share = made["encode"] / made["step"]
@@ -159,7 +167,8 @@ def processor(lab: Lab, pairs: int, steps: int, images: int, facts: dict[str, An
     best = {kind: fastest(lab, kind) for kind in runs.SCRIPTS}
     facts |= {"made": made, "best": best, "steps": steps, "images": images}
     rounds = [one_round(lab, i, steps, images, best) for i in range(pairs)]
-    return [*speeds(rounds, "CPU", {"full": 1.8, "best": 1.35, "lora": 2.0}), *priors(rounds, lab, images), *equality(lab, images), *resumed(lab), *memory(rounds)]
+    rows = speeds(rounds, "CPU", {"full": 1.8, "best": 1.35, "lora": 2.0}) + priors(rounds, lab, images)
+    return rows + equality(lab, images) + resumed(lab) + memory(rounds)
 
 
 def fastest(lab: Lab, kind: str) -> dict[str, Any]:
@@ -243,8 +252,10 @@ def resumed(lab: Lab) -> list[dict[str, Any]]:
 
 def memory(rounds: Sequence[Mapping[str, runs.Run]]) -> list[dict[str, Any]]:
     """Peak resident memory of both recipes."""
-    return [ratio(f"CPU: {kind}, peak memory of the process", *([one[f"{kind} {side}"].memory / 1e6 for one in rounds] for side in ("peer", "ours")), unit="MB")
-            for kind in runs.SCRIPTS]
+    def held(kind: str, side: str) -> list[float]:
+        return [one[f"{kind} {side}"].memory / 1e6 for one in rounds]
+
+    return [ratio(f"CPU: {kind}, peak memory of the process", held(kind, "peer"), held(kind, "ours"), unit="MB") for kind in runs.SCRIPTS]
 
 
 GPU_GOALS = {"full": 2.0, "best": 1.35, "lora": 2.5}
@@ -274,7 +285,8 @@ def graphics(lab: Lab, pairs: int, steps: int) -> list[dict[str, Any]]:
 
 def unmeasured() -> list[dict[str, Any]]:
     """The rows of a GPU where there is none."""
-    return [{"measured": f"GPU: {what}", "unit": "", "goal": None, "reached": "not measured", "note": f"goal {goal}; no such device here"} for what, goal in GPU_ROWS.items()]
+    return [{"measured": f"GPU: {what}", "unit": "", "goal": None, "reached": "not measured", "note": f"goal {goal}; no such device here"}
+            for what, goal in GPU_ROWS.items()]
 
 
 # --- numbers
@@ -296,8 +308,9 @@ def ratio(what: str, peer: Sequence[float], ours: Sequence[float], goal: float |
     """The peer's over ours: the median of the pairs' ratios, and the lowest and highest."""
     pairs = [a / b for a, b in zip(peer, ours, strict=True)]
     value = statistics.median(pairs)
-    return {"measured": what, "unit": unit, "peer": statistics.median(peer), "ours": statistics.median(ours), "ratio": value, "lowest": min(pairs), "highest": max(pairs),
-            "n": len(pairs), "goal": goal, "reached": "" if goal is None else "yes" if value >= goal else "no", "note": ""}
+    reached = "" if goal is None else "yes" if value >= goal else "no"
+    return {"measured": what, "unit": unit, "peer": statistics.median(peer), "ours": statistics.median(ours), "ratio": value, "lowest": min(pairs),
+            "highest": max(pairs), "n": len(pairs), "goal": goal, "reached": reached, "note": ""}
 
 
 def row(what: str, unit: str, peer: float | None, ours: float, goal: float, n: int, note: str = "") -> dict[str, Any]:

@@ -25,6 +25,7 @@ import numpy as np
 
 from harness import guard
 from harness.consent import ledger
+from harness.runs import child
 
 CONTEXT = multiprocessing.get_context("fork")
 SCRIPTS = {"full": "examples/dreambooth/train_dreambooth.py", "lora": "examples/dreambooth/train_dreambooth_lora.py"}
@@ -117,6 +118,7 @@ def apart(log: Path, task: Callable[..., Any], *given: Any, gpu: bool = False, d
 
 def _child(writer: Any, log: Path, gpu: bool, task: Callable[..., Any], given: Sequence[Any]) -> None:
     """In the fork: everything said goes to the log, the last thing is what it took."""
+    child.die_with_parent()
     stamps: list[float] = []
     if not gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -212,7 +214,7 @@ def _feed(path: Path) -> None:
     from safetensors.torch import load_file
 
     drawn, step = load_file(path), [-1]
-    wrap = UNet2DConditionModel.add_adapter
+    wrap, chance = UNet2DConditionModel.add_adapter, torch.randint
 
     def encode(self: Any, pixels: torch.Tensor) -> SimpleNamespace:
         step[0] += 1
@@ -225,7 +227,8 @@ def _feed(path: Path) -> None:
 
     AutoencoderKL.encode, UNet2DConditionModel.add_adapter = encode, add_adapter
     torch.randn_like = lambda latents: drawn["noise"][step[0]]
-    torch.randint = lambda *args, **rest: drawn["levels"][step[0]]
+    # only the noise levels are drawn on a named device; where a photo is cropped is not
+    torch.randint = lambda *args, **rest: drawn["levels"][step[0]] if "device" in rest else chance(*args, **rest)
 
 
 # --- ours

@@ -38,7 +38,8 @@ def checkout(bench: ModuleType, tmp_path: Path) -> Path:
     for name in bench.runs.SCRIPTS.values():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("print('a script')\n")
-    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "first"], ["remote", "add", "origin", "https://host.example/owner/name.git"]):
+    commit = ["-c", "user.name=n", "-c", "user.email=e", "commit", "-qm", "first"]
+    for words in (["init", "-q"], ["add", "."], commit, ["remote", "add", "origin", "https://host.example/owner/name.git"]):
         subprocess.run(["git", "-C", str(folder), *words], check=True)
     return folder
 
@@ -123,6 +124,17 @@ def test_the_benchmark_models_share_of_encoding_is_that_of_stable_diffusion(benc
     assert bench.RATIO == (0.41, 0.51)
 
 
+def test_class_images_that_ours_would_draw_for_nothing_are_refused(bench: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="multiple of 8"):
+        bench.processor(bench.Lab(tmp_path, tmp_path, bench.runs.MINIATURE), 1, 2, 3, {})
+
+
+def test_without_a_peer_the_benchmark_says_how_to_name_one(tmp_path: Path) -> None:
+    around = {name: value for name, value in os.environ.items() if name != "DIFFUSERS_CHECKOUT"}
+    done = subprocess.run([sys.executable, FOLDER / "finetune.py"], capture_output=True, text=True, env=around)
+    assert done.returncode == 2 and "DIFFUSERS_CHECKOUT" in done.stderr
+
+
 # --- processes
 
 
@@ -165,7 +177,8 @@ team = Accelerator(cpu=True)
 vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, scaling_factor=0.125)
 for step in range(2):
     latents = vae.encode(torch.zeros(1, 3, 8, 8)).latent_dist.sample() * vae.config.scaling_factor
-    noise, levels = torch.randn_like(latents), torch.randint(0, 1000, (1,))
+    noise, levels = torch.randn_like(latents), torch.randint(0, 1000, (1,), device=latents.device)
+    assert torch.randint(3, 4, size=(1,)).item() == 3  # as a photo is cropped
     print(sys.argv[1:], latents.flatten().tolist(), noise.flatten().tolist(), levels.tolist())
     team.log({"loss": 0.0}, step=step)
 """
