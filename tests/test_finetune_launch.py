@@ -25,8 +25,8 @@ from harness.images import ImageSet
 
 USE = "cawg.ai_generative_training"
 HOW = Lora(steps=4, warmup=1, checkpoint_every=2, batch_size=4, learning_rate=0.01, mixed_precision="no")
-FAR = 1e-5
-"""Two processes add the same numbers in another order: how far apart the weights may end, which move by about 1e-2."""
+FAR = 1e-4
+"""Two processes add the same numbers in another order: how far apart the weights may end, of which the largest are 1e-2 and more."""
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +81,9 @@ def test_two_processes_give_the_result_of_one(root: Path, images: ImageSet, alon
 # --- what goes wrong ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_refusal_comes_back_as_it_was(root: Path, images: ImageSet, tmp_path: Path, processes: int) -> None:
+def test_a_refusal_comes_back_as_it_was(root: Path, images: ImageSet, tmp_path: Path) -> None:
     with pytest.raises(Refused, match="6 of 6 pictures may not be used"):
-        start(root, images, tmp_path, processes, records="no.csv")
+        start(root, images, tmp_path, 2, records="no.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["launch.json"]
 
 

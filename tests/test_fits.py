@@ -160,9 +160,9 @@ def test_class_images_cost_time_and_their_drawing_memory() -> None:
 
 def test_advice_begins_with_what_changes_nothing_and_fits() -> None:
     whole = fits.predict("full", Full(), "miniature", 5, "cpu").memory_bytes
-    ways = fits.advise("full", Full(), "miniature", 5, whole - 50 * MIB, "cpu")
-    assert len(ways) == 3 and all(found.memory_bytes <= whole - 50 * MIB for _, found in ways)
-    assert [words.split("=")[0] for words, _ in ways][:2] == ["accumulation", "accumulation"]
+    ways = fits.advise("full", Full(), "miniature", 5, whole - 20 * MIB, "cpu")
+    assert len(ways) == 3 and all(found.memory_bytes <= whole - 20 * MIB for _, found in ways)
+    assert [words for words, _ in ways][:2] == ["accumulation=8", "optimiser=adamw8bit"]  # halves, or recomputing, spare less
     tight = fits.predict("lora", Lora(batch_size=1, gradient_checkpointing=True), "miniature", 5, "cpu").memory_bytes + MIB
     assert any(words.startswith("recipe=lora") for words, _ in fits.advise("full", Full(), "miniature", 5, tight, "cpu"))
     assert fits.advise("full", Full(), "miniature", 5, MIB, "cpu") == []

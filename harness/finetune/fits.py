@@ -87,9 +87,14 @@ def predict(recipe: str, how: Training, model: DiffusionPipeline | Path | str, n
     needs = training.needs(folder, case)
     parts = _memory(recipe, how, needs, case, kind, loaded, n_images)
     whole = sum(parts.values()) * (processes if kind == "cpu" else 1)
-    seconds, low, high, said, operations = _time(how, needs, case, kind, loaded, n_images, processes)
+    seconds, low, high, time_said, work = _time(how, needs, case, kind, loaded, n_images, processes)
     base = " as this process holds them" if loaded is not None and kind == "cpu" else ""
-    return Forecast(seconds, low, high, round(whole), parts, operations, needs.trained, METHOD.format(base=base, memory=MEMORY_FACTOR, time=said))
+    return Forecast(seconds, low, high, round(whole), parts, work, needs.trained, METHOD.format(base=base, memory=MEMORY_FACTOR, time=time_said))
+
+
+def operations(recipe: str, how: Training, folder: Path, n_images: int) -> float:
+    """Floating-point operations of a training with the model in `folder`: encoding, class images, steps. Raises HarnessError as `predict` does."""
+    return sum(_operations(how, training.needs(folder, _case(recipe, how, folder, "cpu", None, 1)), n_images))
 
 
 def preflight(recipe: str, how: Training, model: DiffusionPipeline | Path | str, n_images: int, device: str | None = None, processes: int = 1) -> Forecast:
@@ -153,7 +158,7 @@ def out_of_memory(error: BaseException, recipe: str, how: Training, pipe: Diffus
 def _case(recipe: str, how: Training, folder: Path, kind: str, loaded: DiffusionPipeline | None, processes: int) -> training.Case:
     mixed = trainer.precision(how.mixed_precision, kind) != "no"
     half = mixed and (kind == "cuda" if loaded is None else loaded.unet.dtype.itemsize == 2)
-    rows = math.ceil(how.batch_size * (2 if how.class_prompt else 1) / processes)
+    rows = math.ceil(_pictures(how) / processes)
     pixels = how.resolution or 0
     drawn = max(1, prior.BLOCK * prior.AT**2 // max(pixels, prior.AT) ** 2) if how.class_prompt else 0
     return training.Case(
@@ -232,9 +237,8 @@ def _libraries(kind: str, loaded: DiffusionPipeline | None) -> float:
 def _time(how: Training, needs: training.Needs, case: training.Case, kind: str, loaded: DiffusionPipeline | None, n_images: int,
           processes: int) -> tuple[float, float, float, str, float]:
     """Seconds (best guess, least, most), how they were found, and all operations."""
-    pictures = how.batch_size * (2 if how.class_prompt else 1)
-    once = n_images * ((1 + how.flip) * needs.encode + needs.text) + bool(how.class_prompt) * how.class_images * DRAW_STEPS * 2 * needs.forward
-    operations = once + how.steps * pictures * needs.step
+    once, steps = _operations(how, needs, n_images)
+    pictures, whole = _pictures(how), once + steps
     saves = math.ceil(how.steps / how.checkpoint_every) * needs.trained * 16 / SAVED_A_SECOND
     still = FIXED_SECONDS + saves + how.steps * needs.trained * 28 / BANDWIDTH.get(kind, BANDWIDTH["cpu"])
     timed = _timed(loaded, needs, case) if loaded is not None else None
@@ -242,10 +246,21 @@ def _time(how: Training, needs: training.Needs, case: training.Case, kind: str, 
         evaluations = how.steps * math.ceil(pictures / processes / case.batch)
         working = timed[0] * needs.step / needs.forward * evaluations * case.batch / timed[1] + once / needs.forward * timed[0] / timed[1]
         method = f"an evaluation of the U-Net on {timed[1]} pictures, timed just now ({timed[0]:.2g} s), times the counted operations"
-        return still + working, (still + working) / TIMED_FACTOR, (still + working) * TIMED_FACTOR, f"{method}, good to a factor of {TIMED_FACTOR:g}", operations
+        return still + working, (still + working) / TIMED_FACTOR, (still + working) * TIMED_FACTOR, f"{method}, good to a factor of {TIMED_FACTOR:g}", whole
     rate = devices.rate()
-    guess = [still + operations / processes / speed for speed in (rate.middle, rate.high, rate.low)]
-    return *guess, f"a guess from the operations and {rate.method}, wrong by up to a factor of {guess[2] / guess[0]:.0f}", operations
+    guess = [still + whole / processes / speed for speed in (rate.middle, rate.high, rate.low)]
+    return *guess, f"a guess from the operations and {rate.method}, wrong by up to a factor of {guess[2] / guess[0]:.0f}", whole
+
+
+def _pictures(how: Training) -> int:
+    """Pictures a step, class images included."""
+    return how.batch_size * (2 if how.class_prompt else 1)
+
+
+def _operations(how: Training, needs: training.Needs, n_images: int) -> tuple[float, float]:
+    """Operations before the first step, and of all steps."""
+    drawn = how.class_images * DRAW_STEPS * 2 * needs.forward if how.class_prompt else 0.0
+    return n_images * ((1 + how.flip) * needs.encode + needs.text) + drawn, how.steps * _pictures(how) * needs.step
 
 
 def _timed(pipe: DiffusionPipeline, needs: training.Needs, case: training.Case) -> tuple[float, int] | None:

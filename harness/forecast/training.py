@@ -110,7 +110,7 @@ def measure(folder: Path, case: Case) -> Needs:
     side = done["pixels"] // 2 ** (len(vae.config.block_out_channels) - 1)
     drawing = flops.alive(lambda: flops.evaluate(unet, texts, side, 2 * case.drawn), unet) if case.drawn else 0
     sizes = [parameter.numel() for parameter in _prepare(unet, texts, case)]
-    _halve(case, unet, vae, *texts)
+    _halve(case, unet, vae.requires_grad_(False), *texts)
     weights = sum(parameter.numel() * parameter.element_size() for model in (unet, vae, *texts) for parameter in model.parameters())
     again = {"step": done["step"] + done["forward"] * case.checkpointing}
     return Needs(**{**done, **again}, weight_bytes=weights, trained=sum(sizes), trained_small=sum(size for size in sizes if size < BLOCKWISE),
