@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,10 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 import tiny
-import torch
 from safetensors.torch import load_file
 
-from harness import cli, progress
+from harness import progress
 from harness.consent import ledger
 from harness.errors import HarnessError, Refused
 from harness.finetune import Full, Lora, jobs, launch, train_cli
@@ -120,8 +118,11 @@ t.launch.launch("lora", how, {model!r}, t.Path({images!r}), t.Path({records!r}),
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_when_the_caller_is_killed_or_stopped_nobody_trains_on(root: Path, images: ImageSet, tmp_path: Path, number: int) -> None:
     code = CALLER.format(here=str(Path(__file__).parent), model=str(root / "model"), images=str(images.folder), records=str(root / "yes.csv"), out=str(tmp_path))
-    caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=Path(__file__).parents[1])
-    assert any("'stage': 'train'" in line for line in caller.stdout)
+    caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path(__file__).parents[1])
+    said = ""
+    while "'stage': 'train'" not in said:
+        said += (line := caller.stdout.readline())
+        assert line, said
     assert len(children(tmp_path)) >= 3  # the launcher and two at work
     caller.send_signal(number)
     assert caller.wait(60) != 0
@@ -176,9 +177,19 @@ def test_help_names_every_setting_once(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         parsed("--help")
     out = capsys.readouterr().out
-    listed = out[out.index("\noptions:"):]
+    listed = out[out.index("what, on what, where"):]
     assert [listed.count(f"\n  --{name} ") for name in ("learning-rate", "rank", "vectors", "class-prompt", "token")] == [1] * 5
     assert "harness train photos/" in out and "consent records" in out
+
+
+def test_a_forecast_trains_nothing(root: Path, images: ImageSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    parser = argparse.ArgumentParser()
+    train_cli.add_arguments(parser)
+    words = [str(images.folder), "--ledger", str(root / "yes.csv"), "--out", str(tmp_path / "out"), "--model", str(root / "model"), "--steps", "20", "--forecast"]
+    assert train_cli.main(parser.parse_args(words)) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("forecast: ") and "of memory" in out and not (tmp_path / "out").exists()
 
 
 def test_settings_of_another_recipe_are_refused(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from harness.forecast import device as devices, flops, training, units
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-Model = "DiffusionPipeline | Path | str"
 GIB = 1 << 30
 HOST_BASE, GPU_BASE = 0.9 * GIB, 0.6 * GIB  # what Python, torch and the libraries hold besides the model
 LATE = 0.15 * GIB  # libraries that a training imports when it begins, on the host

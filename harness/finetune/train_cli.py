@@ -23,25 +23,27 @@ Stopped or killed, the same command goes on from the last checkpoint. --forecast
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The folder, what goes with it, and every setting of every recipe."""
     parser.description, parser.formatter_class = ABOUT, argparse.RawDescriptionHelpFormatter
+    parser.usage = "%(prog)s FOLDER --ledger FILE --out FOLDER [--recipe RECIPE] [options] [settings]"
     parser.conflict_handler = "resolve"  # what several have in common is listed once, in the last place
+    given = parser.add_argument_group("what, on what, where")
     for name in reversed(jobs.RECIPES):
         params.add_arguments(parser.add_argument_group(f"settings of {name}"), jobs.load(name)[1])
-    params.add_arguments(parser.add_argument_group("settings of every recipe"), Training)
+    params.add_arguments(parser.add_argument_group("settings of every recipe", "learning_rate and weight_decay have other defaults in some recipes."), Training)
     parser.add_argument("images", type=Path, metavar="FOLDER", help="pictures; artist and captions in samples.csv, or as the options say")
-    parser.add_argument("--recipe", choices=tuple(jobs.RECIPES), default="lora", help="what is trained (default: lora)")
-    parser.add_argument("--ledger", type=Path, required=True, help="consent records: a CSV file or a store, see `harness consent --help`")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the training")
-    parser.add_argument("--model", default="miniature", help="miniature, a diffusers folder, or a hub id (default: miniature)")
-    parser.add_argument("--token", default="", help="rare word for the subject or style; `harness token` proposes some")
-    parser.add_argument("--noun", default="", help="class of the subject, such as person; without one the token names a style")
-    parser.add_argument("--artist", default="", help="whose works these are, where samples.csv does not say")
-    parser.add_argument("--depicts", default="", help="who is shown, joined by commas, where samples.csv does not say")
-    parser.add_argument("--purpose", choices=("training", "audit"), default="training", help="audit goes on without consent, marked, never exported")
-    parser.add_argument("--latents", default="", metavar="FOLDER", help="cache that trainings share")
-    parser.add_argument("--held-out", default="", metavar="FOLDER", help="pictures with captions for a validation loss")
-    parser.add_argument("--device", choices=("cuda", "mps", "cpu"), default="", help="default: the best there is")
-    parser.add_argument("--processes", type=int, default=1, help="processes that train together, on a GPU each or on the CPU's cores (default: 1)")
-    parser.add_argument("--forecast", action="store_true", help="say how much memory and time it takes, and train nothing")
+    given.add_argument("--recipe", choices=tuple(jobs.RECIPES), default="lora", help="what is trained (default: lora)")
+    given.add_argument("--ledger", type=Path, required=True, help="consent records: a CSV file or a store, see `harness consent --help`")
+    given.add_argument("--out", type=Path, required=True, help="folder of the training")
+    given.add_argument("--model", default="miniature", help="miniature, a diffusers folder, or a hub id (default: miniature)")
+    given.add_argument("--token", default="", help="rare word for the subject or style; `harness token` proposes some")
+    given.add_argument("--noun", default="", help="class of the subject, such as person; without one the token names a style")
+    given.add_argument("--artist", default="", help="whose works these are, where samples.csv does not say")
+    given.add_argument("--depicts", default="", help="who is shown, joined by commas, where samples.csv does not say")
+    given.add_argument("--purpose", choices=("training", "audit"), default="training", help="audit goes on without consent, marked, never exported")
+    given.add_argument("--latents", default="", metavar="FOLDER", help="cache that trainings share")
+    given.add_argument("--held-out", default="", metavar="FOLDER", help="pictures with captions for a validation loss")
+    given.add_argument("--device", choices=("cuda", "mps", "cpu"), default="", help="default: the best there is")
+    given.add_argument("--processes", type=int, default=1, help="processes that train together, on a GPU each or on the CPU's cores (default: 1)")
+    given.add_argument("--forecast", action="store_true", help="say how much memory and time it takes, and train nothing")
 
 
 def main(args: argparse.Namespace) -> int:
