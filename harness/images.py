@@ -11,7 +11,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -63,6 +63,13 @@ def atomic_write(path: Path, data: bytes | str | Iterable[bytes]) -> Path:
         with suppress(OSError):  # the error worth telling is the one above
             temporary.unlink(missing_ok=True)
     return path
+
+
+def pieces(path: Path, size: int = 1 << 24) -> Iterator[bytes]:
+    """A file's bytes, a part at a time, for `atomic_write`."""
+    with open(path, "rb") as file:
+        while piece := file.read(size):
+            yield piece
 
 
 def sweep(folder: Path) -> None:
@@ -193,6 +200,15 @@ class ImageSet:
     def where(self, mask: Any) -> ImageSet:
         """The rows where the mask (n booleans) is true, of the same folder."""
         return ImageSet(self.folder, self.table[np.asarray(mask, dtype=bool)].reset_index(drop=True))
+
+    def __add__(self, other: ImageSet) -> ImageSet:
+        """Both sets' pictures, as one set below the folder that they share; what only one table says is "" in the other's rows."""
+        import pandas as pd
+
+        folder = Path(os.path.commonpath([self.folder.resolve(), other.folder.resolve()]))
+        moved = [each.table.assign(file=[path.resolve().relative_to(folder).as_posix() for path in each.paths]) for each in (self, other)]
+        table = pd.concat(moved, ignore_index=True)
+        return ImageSet(folder, table.assign(**{name: table[name].fillna("") for name in table if table[name].dtype == object or name in TEXT_COLUMNS}))
 
     def assign(self, **columns: Any) -> ImageSet:
         """The same pictures with further columns, e.g. `caption=` for a folder that has none."""

@@ -16,7 +16,7 @@ from test_finetune import HOW, YES, plain
 
 from harness import models, progress
 from harness.consent import gate
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Refused
 from harness.finetune import Adapter, Full, Lora, Training, cache, feed, full, lora, loss, trainer
 from harness.finetune.settings import PREDICTIONS
 from harness.images import ImageSet, read_table, sha256, write_set
@@ -46,7 +46,7 @@ def pipe(folders: dict[str, Path]) -> object:
 
 def train(pipe: object, images: ImageSet, out: Path, how: Training = HOW, **extra: object) -> Adapter:
     recipe = full if isinstance(how, Full) else lora
-    return recipe(how, pipe, images, out, gate.ask(images, YES), **{"progress": progress.silent} | extra)
+    return recipe(how, pipe, images, out, extra.pop("consent", None) or gate.ask(images, YES), **{"progress": progress.silent} | extra)
 
 
 # --- the loss of a step
@@ -122,8 +122,12 @@ def test_checkpointed_gradients_and_parts_change_nothing(pipe: object, images: I
 
 def test_held_out_pictures_give_the_same_loss_whenever_they_are_asked(pipe: object, images: ImageSet, tmp_path: Path) -> None:
     held = tiny.pictures(tmp_path / "held", n=2, seed=5)
-    first, again = (read_table(train(pipe, images, tmp_path / name, held_out=held).path.parent / "validation.csv") for name in "ab")
+    held = held.assign(caption=["words that no picture is trained with", "a portrait 0"])
+    both = gate.ask(images + held, YES)
+    first, again = (read_table(train(pipe, images, tmp_path / name, held_out=held, consent=both).path.parent / "validation.csv") for name in "ab")
     assert first.equals(again) and first["step"].tolist() == [3, 6, 9] and first["loss"].nunique() == 3
+    with pytest.raises(Refused, match="held-out pictures are encoded"):
+        train(pipe, images, tmp_path / "d", held_out=held)
     with pytest.raises(HarnessError, match="trained on too"):
         train(pipe, images, tmp_path / "c", held_out=images)
 
@@ -242,3 +246,81 @@ def test_what_a_whole_model_is_in_a_preview_is_said(pipe: object, images: ImageS
         sample(p, ["a portrait"], [0], Sampling(steps=2), tmp_path / str(step), progress=progress.silent)))
     assert [s.table["adapter"].item() for s in drawn] == ["in memory: full, step 3", "in memory: full, step 6"]
     assert len({s.table["adapter_sha256"].item() for s in drawn}) == 2 and not hasattr(pipe, "in_training")
+
+
+@pytest.mark.parametrize(("how", "mixed"), [(HOW, "no"), (WHOLE, "bf16")])
+def test_a_half_precision_model_can_be_looked_at_while_it_learns(how: Training, mixed: str, folders: dict, images: ImageSet, tmp_path: Path) -> None:
+    half = models.load_pipeline(str(folders["sd1"]), device="cpu", dtype=torch.bfloat16)
+    seen: list[np.ndarray] = []
+    train(half, images, tmp_path, replace(how, mixed_precision=mixed), preview=lambda p, step: seen.append(plain(p)))
+    assert len(seen) > 1 and all(np.isfinite(picture).all() for picture in seen)
+    assert {part.dtype for part in (half.unet, half.vae, half.text_encoder)} == {torch.bfloat16}
+
+
+def test_another_prediction_goes_along_with_a_whole_model_and_nowhere_else(pipe: object, images: ImageSet, tmp_path: Path) -> None:
+    seen: list[str] = []
+    whole = train(pipe, images, tmp_path / "a", replace(WHOLE, prediction="v_prediction"), preview=lambda p, step: seen.append(p.scheduler.config.prediction_type))
+    opened = models.load_pipeline(str(whole.pipeline), device="cpu")
+    assert opened.scheduler.config.prediction_type == "v_prediction" == seen[0] and pipe.scheduler.config.prediction_type == "epsilon"
+    with pytest.raises(HarnessError, match="only a whole model"):
+        train(pipe, images, tmp_path / "b", replace(HOW, prediction="v_prediction"))
+
+
+def test_a_gradient_that_is_no_number_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    from test_finetune import alone
+
+    parameter = torch.nn.Parameter(torch.ones(1))
+
+    def parts(step: int) -> list:
+        return [lambda: (parameter - 1 if step == 4 else parameter).clamp(min=0).sqrt().sum()]  # the root of 0 is finite, its slope is not
+
+    with pytest.raises(HarnessError, match="gradient is no number at step 5"):
+        parameter.data.fill_(1.0)
+        loop = alone(parameter, replace(trainer_settings(), learning_rate=1e-12))
+        trainer.train(loop, parts, tmp_path, "f", progress.silent)
+    assert torch.isfinite(parameter).all() and torch.isfinite(load_file(tmp_path / "checkpoint.safetensors")["parameter:p"]).all()
+
+
+def trainer_settings() -> Training:
+    return Training(steps=9, warmup=0, schedule="constant", weight_decay=0.0, checkpoint_every=3)
+
+
+def test_alpha_is_multiplied_in_for_loaders_that_do_not_read_it(folders: dict, images: ImageSet, tmp_path: Path) -> None:
+    import diffusers
+
+    pipe = models.load_pipeline(str(folders["sd1"]), device="cpu")
+    seen: list[np.ndarray] = []
+    adapter = train(pipe, images, tmp_path / "a", replace(HOW, alpha=32, learning_rate=0.02, text_encoder=True), preview=lambda p, step: seen.append(plain(p)))
+    for weights in (adapter.path, load_file(adapter.path)):  # with its metadata, and without
+        fresh = diffusers.DiffusionPipeline.from_pretrained(folders["sd1"])
+        fresh.load_lora_weights(weights if isinstance(weights, dict) else str(weights))
+        assert np.abs(plain(fresh) - seen[-1]).max() < 1e-4
+    assert str(tmp_path.parent.parent).encode() not in adapter.path.read_bytes()
+
+
+def test_an_entry_about_somebody_else_does_not_end_a_training(pipe: object, images: ImageSet, tmp_path: Path) -> None:
+    from harness.consent import ledger
+
+    other = ledger.of([*YES.records, ledger.Record("artist-09", "*", "cawg.ai_generative_training", "notAllowed", "a letter", "2024-01-01")])
+    first = train(pipe, images, tmp_path)
+    assert train(pipe, images, tmp_path, consent=gate.ask(images, other)).losses.equals(first.losses)
+    with pytest.raises(HarnessError, match="another consent"):
+        train(pipe, images, tmp_path, consent=gate.ask(images, other, purpose="audit"))
+
+
+def test_captions_that_are_cut_are_said(pipe: object, images: ImageSet, tmp_path: Path) -> None:
+    told: list[dict] = []
+    train(pipe, images.assign(caption="a " * 30 + "portrait"), tmp_path, progress=told.append)
+    assert any("will not read the end" in event.get("note", "") and "portrait" in event["note"] for event in told)
+
+
+def test_settings_of_another_recipe_and_two_steps_in_one_folder_are_refused(pipe: object, images: ImageSet, tmp_path: Path) -> None:
+    import json
+
+    with pytest.raises(HarnessError, match="takes settings of Full"):
+        full(HOW, pipe, images, tmp_path / "a", gate.ask(images, YES))
+    train(pipe, images, tmp_path / "b")
+    path = tmp_path / "b" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 3}))
+    with pytest.raises(HarnessError, match="interrupted"):
+        Adapter.open(tmp_path / "b")

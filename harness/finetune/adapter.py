@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError, Refused
-from harness.images import atomic_write
+from harness.images import atomic_write, pieces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,11 @@ class Adapter:
         path = next((Path(folder) / name for name in KNOWN if (Path(folder) / name).is_file()), None)
         if path is None:
             raise HarnessError(f"{folder}: no finished training (none of {', '.join(KNOWN)}).")
-        return cls(path, read_manifest(path), read_table(Path(folder) / "losses.csv"))
+        manifest, beside = read_manifest(path), json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
+        if manifest.get("step") != beside.get("step"):
+            raise HarnessError(f"{folder}: manifest.json is of step {beside.get('step')}, the weights are of step {manifest.get('step')}; another checkpoint "
+                               "was being put in place when it was interrupted: choose.take(folder, step) ends that.")
+        return cls(path, manifest, read_table(Path(folder) / "losses.csv"))
 
     @property
     def pipeline(self) -> Path | None:
@@ -51,14 +55,22 @@ class Adapter:
         return self.path.parent.parent if self.path.parent.parent.name == PIPELINE else None
 
     def export(self, to: Path) -> Path:
-        """Copy the file (and learned words beside it) to where others can take it. Raises Refused for one made without consent, for an audit."""
+        """Copy the file (with learned words beside it; of a whole model, its folder) to where others can take it.
+
+        The decision is that of the training; what was withdrawn since, `harness consent withdraw` finds. Raises Refused for one made without consent, for an audit."""
         consent = self.manifest["consent"]
         if not consent["exportable"]:
             raise Refused(f"{self.path}: made for an {consent['purpose']} (consent: {'; '.join(consent['reasons']) or 'given'}); "
                           "it must not be exported.")
-        words = self.path.with_name(WORDS)
+        if self.pipeline:
+            for path in sorted(path for path in self.pipeline.rglob("*") if path.is_file()):
+                atomic_write(Path(to) / path.relative_to(self.pipeline), pieces(path))
+            return Path(to)
+        words, beside = self.path.with_name(WORDS), Path(to).with_name(WORDS)
         if words.is_file() and words != self.path:
-            atomic_write(Path(to).with_name(WORDS), words.read_bytes())
+            if beside.is_file() and beside.read_bytes() != words.read_bytes():
+                raise HarnessError(f"{beside}: other learned words lie there already; export into a folder of its own.")
+            atomic_write(beside, words.read_bytes())
         return atomic_write(Path(to), self.path.read_bytes())
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from harness import conditioning
@@ -69,6 +70,8 @@ class Feed:
     """One a class image."""
     texts: Callable[[Sequence[str | None]], conditioning.Text]
     """Embeds captions, from memory where they do not change."""
+    mine: slice = field(default_factory=lambda: slice(None))
+    """Which samples of a step this process takes."""
 
     @classmethod
     def of(cls, how: Training, pipe: DiffusionPipeline, posteriors: Latents, images: ImageSet, order: Callable[[int], torch.Tensor],
@@ -76,16 +79,14 @@ class Feed:
         """The feed of a training on `images`, with the class images `drawn` for each of `prompts`."""
         import torch
 
-        captions = list(images.table["caption"])
+        captions, processes = list(images.table["caption"]), trainer.team(pipe.device.type)
         named = [prompt for prompt, latents in zip(prompts, drawn, strict=True) for _ in range(len(latents))]
         return cls(how, pipe, losses.schedule(pipe, how.prediction), posteriors, captions, order, torch.cat(list(drawn)) if drawn else None, named,
-                   reader(pipe, [*captions, *named], how.trains_text))
+                   reader(pipe, [*captions, *named], how.trains_text), slice(processes.process_index, None, processes.num_processes))
 
     def parts(self, step: int) -> list[Callable[[], torch.Tensor]]:
         """Losses whose sum is that of the step, for this process: the batch's randomness is drawn whole, and then cut."""
-        process = trainer.team(self.pipe.device.type)
-        mine = slice(process.process_index, None, process.num_processes)
-        pieces = [piece for rows in self.rows(step) for piece in _cut(rows.take(mine), self.how.accumulation)]
+        pieces = [piece for rows in self.rows(step) for piece in _cut(rows.take(self.mine), self.how.accumulation)]
         return [lambda piece=piece: self.loss(piece) for piece in pieces]
 
     def rows(self, step: int) -> list[Rows]:
@@ -123,11 +124,16 @@ class Feed:
 
     def errors(self, rows: Rows) -> torch.Tensor:
         """(n,) squared error of each sample times its share."""
-        unet, size = self.pipe.unet, [side * self.pipe.vae_scale_factor for side in rows.latents.shape[2:]]
-        wanted = losses.target(self.schedule, rows.latents, rows.noise, rows.levels).to(unet.device)
-        noisy = self.schedule.add_noise(rows.latents, rows.noise, rows.levels).to(unet.device, unet.dtype)
-        said = unet(noisy, rows.levels.to(unet.device), **self.texts(rows.captions).to(unet.dtype).for_unet(*size)).sample
-        return losses.per_sample(said, wanted, rows.share.to(unet.device))
+        size, (device, dtype) = [side * self.pipe.vae_scale_factor for side in rows.latents.shape[2:]], self.place
+        wanted = losses.target(self.schedule, rows.latents, rows.noise, rows.levels).to(device)
+        noisy = self.schedule.add_noise(rows.latents, rows.noise, rows.levels).to(device, dtype)
+        said = self.pipe.unet(noisy, rows.levels.to(device), **self.texts(rows.captions).to(dtype).for_unet(*size)).sample
+        return losses.per_sample(said, wanted, rows.share.to(device))
+
+    @cached_property
+    def place(self) -> tuple[torch.device, torch.dtype]:
+        """The U-Net's device and precision, asked once: a module walks all its parameters to say them."""
+        return self.pipe.unet.device, self.pipe.unet.dtype
 
     def validation(self, posteriors: Latents, captions: list[str]) -> float:
         """Mean loss on pictures that are not trained on: the same noise and noise levels whenever it is asked, and no min-SNR."""
@@ -135,14 +141,14 @@ class Feed:
 
         total, levels = self.schedule.config.num_train_timesteps, torch.arange(LEVELS)
         levels = ((levels + 0.5) * total / LEVELS).long()
-        plain = replace(self, how=replace(self.how, snr_gamma=None, noise_offset=0.0))
+        asked = replace(self, texts=reader(self.pipe, captions, self.how.trains_text))
         errors = []
         with torch.no_grad():
             for i, caption in enumerate(captions):
                 centre = posteriors.mean[0][i] if isinstance(posteriors.mean, torch.Tensor) else posteriors.mean[i][0]
                 latents = centre.expand(LEVELS, -1, -1, -1)
                 noise = torch.randn(latents.shape, generator=trainer.generator(self.how.seed, -CLASS - i))
-                errors.append(plain.errors(Rows(latents, [caption] * LEVELS, noise, levels, torch.ones(LEVELS))).mean().item())
+                errors.append(asked.errors(Rows(latents, [caption] * LEVELS, noise, levels, torch.ones(LEVELS))).mean().item())
         return sum(errors) / len(errors)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from harness import progress as showing
+from harness import conditioning, progress as showing
 from harness.consent.gate import Decision
+from harness.errors import HarnessError
 from harness.finetune import buckets, cache, concepts, feed, loss as losses, prior, record, trainer
 from harness.finetune.adapter import Adapter
 from harness.finetune.settings import Training
@@ -30,6 +31,8 @@ class Recipe(Protocol):
 
     name: str
     """As the manifest says it."""
+    settings: type[Training]
+    """What `how` has to be."""
     weights: str
     """The file that stands last, with the manifest in its metadata, relative to the training's folder."""
 
@@ -45,35 +48,61 @@ class Recipe(Protocol):
 
 def fit(recipe: Recipe, how: Training, pipe: DiffusionPipeline, images: ImageSet, out: Path, consent: Decision,
         progress: Callable[[dict], None] | None = None, preview: Callable[[DiffusionPipeline, int], None] | None = None,
-        latents: Path | None = None, held_out: ImageSet | None = None, judge: Judge | None = None, rule: choose.Rule | None = None) -> Adapter:
+        latents: Path | None = None, held_out: ImageSet | None = None, judge: Judge | None = None, rule: choose.Rule | None = None,
+        stop: Callable[[int], bool] | None = None) -> Adapter:
     """Train `recipe` on `images` (column `caption`) into the folder `out`; the pipeline comes back as it was.
 
     `preview(pipe, step)` is called at every checkpoint with the model as it is then. `latents` is a cache that runs may
-    share (default: in `out`). `held_out` pictures (with captions) give a validation loss; `judge(pipe, step)` gives each
-    checkpoint's measures, from which `rule` chooses the one that is kept (else the last; `choose.take` takes another).
+    share (default: in `out`). `held_out` pictures (with captions, and under the same consent) give a validation loss;
+    `judge(pipe, step)` gives each checkpoint's measures, from which `rule` chooses the one that is kept (else the last;
+    `choose.take` takes another). `stop(step)` is asked after a checkpoint whether that is enough.
     The same call again goes on where it stopped, or gives back what is finished. Raises Refused without consent,
     HarnessError for pictures or settings that cannot be trained on.
     """
     out, processes = Path(out), trainer.team(pipe.device.type)
     tell = (progress or showing.printer()) if processes.is_main_process else showing.silent
-    record.check(pipe, images, consent, held_out)
+    if not isinstance(how, recipe.settings):
+        raise HarnessError(f"the recipe {recipe.name} takes settings of {recipe.settings.__name__}, not of {type(how).__name__}.")
+    record.check(how, pipe, images, consent, held_out)
     times = record.begun(out, consent)
     manifest = record.manifest(recipe.name, how, pipe, images, replace(consent, at=times["consent_at"]), held_out)
     if record.finished(out / recipe.weights, manifest):
         tell({"stage": "train", "note": f"{out / recipe.weights} is finished; it is used again"})
         return Adapter.open(out)
-    kept, seen = latents or out / "latents", None
+    kept, seen = Path(latents or out / "latents"), None
     if held_out is not None:
         seen = cache.latents(pipe, held_out, manifest["resolution"], False, kept, tell), list(held_out.table["caption"])
-    with record.clock(out, tell), prepared(recipe, how, pipe, images, manifest, kept, tell) as (attached, food):
+    with record.clock(out, processes.is_main_process), prepared(recipe, how, pipe, images, manifest, kept, tell) as (attached, food):
         loop = trainer.Loop(how, attached, manifest["mixed_precision"], processes)
-        shown = Shown(recipe, how, pipe, out, manifest, food, preview, judge, seen)
-        history = trainer.train(loop, food.parts, out, record.fingerprint(manifest), tell, shown)
-        recipe.finish(how, pipe, out)
+        shown = Shown(recipe, how, pipe, out, manifest, food, preview, judge, seen, stop)
+        with _memory(loop, recipe.name, pipe, len(images)), _compiled(loop, food, tell), trainer.exact(pipe.device.type):
+            history = trainer.train(loop, food.parts, out, record.fingerprint(manifest), tell, shown)
+        if processes.is_main_process:
+            recipe.finish(how, pipe, out)
     if processes.is_main_process:
         record.finish(out, history, recipe.weights, _choice(out, rule) if judge else None, tell)
     processes.wait_for_everyone()
     return Adapter.open(out)
+
+
+@contextmanager
+def _memory(loop: trainer.Loop, recipe: str, pipe: DiffusionPipeline, n: int) -> Iterator[None]:
+    """A lack of memory becomes a sentence that says what would fit."""
+    from harness.finetune import fits
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not fits.is_out_of_memory(error):
+            raise
+        raise fits.out_of_memory(error, recipe, loop.how, pipe, n, len(loop.history), loop.processes.num_processes) from error
+
+
+def _compiled(loop: trainer.Loop, food: feed.Feed, tell: Callable[[dict], None]) -> AbstractContextManager[None]:
+    """The U-Net compiled where that is asked for, with what it gains said before the first step."""
+    from harness.finetune import costs
+
+    return costs.compiled(loop.attached.modules, lambda: loop.rehearse(food.parts(0)), loop.how.steps, tell) if loop.how.compile else nullcontext()
 
 
 def _choice(out: Path, rule: choose.Rule | None) -> choose.Choice:
@@ -92,8 +121,22 @@ def prepared(recipe: Recipe, how: Training, pipe: DiffusionPipeline, images: Ima
     prompts = _class_prompts(how, images)
     drawn = [prior.class_latents(pipe, prompt, how.class_images, kept, tell, size) for prompt in prompts]
     order = _order(how, concepts.labels(images), shapes or [0] * len(images))
-    with recipe.attach(how, pipe, manifest["mixed_precision"]) as attached, _checkpointed(attached, how.gradient_checkpointing):
+    with recipe.attach(how, pipe, manifest["mixed_precision"]) as attached, _checkpointed(attached, how), _asked(pipe, how):
+        for words in dict.fromkeys([*images.table["caption"], *prompts]):
+            if rest := conditioning.cut_words(pipe, words):
+                tell({"stage": "captions", "note": f"the model will not read the end {rest!r} of the caption {words[:60]!r}"})
         yield attached, feed.Feed.of(how, pipe, posteriors, images, order, drawn, prompts)
+
+
+@contextmanager
+def _asked(pipe: DiffusionPipeline, how: Training) -> Iterator[None]:
+    """The pipeline with a noise schedule that says what the U-Net is now asked for, so that previews and exports agree with the training."""
+    own = pipe.scheduler
+    pipe.scheduler = type(own).from_config(own.config, prediction_type=losses.schedule(pipe, how.prediction).config.prediction_type)
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
 
 
 def _order(how: Training, concept: Sequence[str] | None, shapes: Sequence) -> Callable[[int], torch.Tensor]:
@@ -111,14 +154,15 @@ def _class_prompts(how: Training, images: ImageSet) -> list[str]:
 
 
 @contextmanager
-def _checkpointed(attached: trainer.Attached, wanted: bool) -> Iterator[None]:
-    """Gradient checkpointing for the time of the training."""
-    for module in attached.modules if wanted else ():
+def _checkpointed(attached: trainer.Attached, how: Training) -> Iterator[None]:
+    """Gradient checkpointing for the time of the training, where it is not on already."""
+    modules = [module for module in attached.modules if how.gradient_checkpointing and not module.is_gradient_checkpointing]
+    for module in modules:
         module.enable_gradient_checkpointing()
     try:
         yield
     finally:
-        for module in attached.modules if wanted else ():
+        for module in modules:
             module.disable_gradient_checkpointing()
 
 
@@ -135,14 +179,15 @@ class Shown:
     preview: Callable[[DiffusionPipeline, int], None] | None
     judge: Judge | None
     held_out: tuple[cache.Latents, list[str]] | None
+    stop: Callable[[int], bool] | None
 
-    def __call__(self, step: int) -> None:
-        """Look at held-out pictures, show it, judge it, and export it last: where its file stands, the rest was done."""
+    def __call__(self, step: int) -> bool:
+        """Look at held-out pictures, show it, judge it, and export it last: where its file stands, the rest was done. Is that enough?"""
         import torch
 
         folder, made = record.step_folder(self.out, step), self.manifest | {"step": step}
         if record.finished(folder / self.recipe.weights, made):
-            return
+            return self.stop is not None and self.stop(step)
         with torch.no_grad(), record.in_training(self.pipe, f"{self.recipe.name}, step {step}"):
             if self.held_out:
                 with torch.autocast(self.pipe.device.type, dtype=torch.bfloat16, enabled=self.manifest["mixed_precision"] == "bf16"):
@@ -157,3 +202,4 @@ class Shown:
         files = self.recipe.export(self.how, self.pipe, made)
         for name in sorted(files, key=lambda name: name == self.recipe.weights):
             atomic_write(folder / name, files[name])
+        return self.stop is not None and self.stop(step)

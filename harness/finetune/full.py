@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from harness.finetune.fit import fit
 from harness.finetune.lora import frozen, text_encoders
 from harness.finetune.settings import Training
 from harness.finetune.trainer import Attached, Group
-from harness.images import ImageSet
+from harness.images import ImageSet, atomic_write, pieces
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 FILES = {"unet": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors", "text_encoder_2": "model.safetensors"}
 """The file of each part that can be trained, in a diffusers folder."""
 COPIED = (".json", ".txt", ".safetensors")
+SCHEDULER = "scheduler/scheduler_config.json"
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,14 @@ class Full(Training):
     weight_decay: float = 1e-2
     """AdamW's."""
 
+    schedule_goes_along = True
+
 
 class FullRecipe:
     """Every weight of the U-Net."""
 
     name = "full"
+    settings = Full
     weights = f"{PIPELINE}/unet/{FILES['unet']}"
 
     @contextmanager
@@ -49,7 +52,7 @@ class FullRecipe:
         import torch
 
         parts = _parts(how, pipe)
-        with frozen(pipe, mixed):
+        with frozen(pipe, "no"):  # float32 masters; what is mixed, autocast mixes
             before = {name: {key: value.to("cpu", copy=True) for key, value in part.state_dict().items()} for name, part in parts.items()}
             try:
                 for part in parts.values():
@@ -62,20 +65,19 @@ class FullRecipe:
                     part.load_state_dict(before[name])
 
     def export(self, how: Full, pipe: DiffusionPipeline, manifest: dict) -> Mapping[str, Any]:
-        """The trained parts' files, in float32, named as in a diffusers folder."""
+        """The trained parts' files, in float32, named as in a diffusers folder, and the noise schedule that they were trained for."""
         text = json.dumps(manifest, sort_keys=True)
-        return {f"{PIPELINE}/{name}/{FILES[name]}": tensor_chunks(_saved(name, part), {"format": "pt", MANIFEST_KEY: text})
+        return {f"{PIPELINE}/{SCHEDULER}": pipe.scheduler.to_json_string().encode()} | {f"{PIPELINE}/{name}/{FILES[name]}": tensor_chunks(_saved(name, part), {"format": "pt", MANIFEST_KEY: text})
                 for name, part in _parts(how, pipe).items()}
 
     def finish(self, how: Full, pipe: DiffusionPipeline, out: Path) -> None:
         """Copy what was not trained from the base model: with the trained parts it makes a whole diffusers folder."""
         base, trained = pipe.origin.folder, _parts(how, pipe)
         for path in sorted(base.rglob("*")):
-            replaced = path.suffix == ".safetensors" and path.parent.name in trained
+            name = path.relative_to(base)
+            replaced = name.as_posix() == SCHEDULER or (".safetensors" in path.name and path.parent.name in trained)  # an index of shards, too
             if path.suffix in COPIED and not replaced and path.is_file():
-                copy = out / PIPELINE / path.relative_to(base)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, copy)
+                atomic_write(out / PIPELINE / name, pieces(path))
 
 
 def full(how: Full, pipe: DiffusionPipeline, images: ImageSet, out: Path, consent: Decision, **rest: Any) -> Adapter:

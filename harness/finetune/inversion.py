@@ -99,6 +99,7 @@ class InversionRecipe:
     """Fresh rows in the text encoders' tables, everything else frozen."""
 
     name = "textual_inversion"
+    settings = TextualInversion
     weights = WORDS
 
     @contextmanager

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import params, provenance
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Refused
 
 if TYPE_CHECKING:
     from harness.finetune.adapter import Adapter
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 RECIPES = {"lora": ("lora", "Lora"), "full": ("full", "Full"), "textual_inversion": ("inversion", "TextualInversion"), "pivotal": ("pivotal", "Pivotal")}
 """Each recipe's module and its settings; the recipe is the function of its name in that module."""
+
+
+NOBODY = "nobody"
+"""what `depicts` says of a thing or an animal"""
+PEOPLE = frozenset("person people man woman men women human adult boy girl child kid baby face portrait selfie guy lady actor singer model dancer teacher".split())
+"""class nouns that are always somebody"""
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,25 @@ def work(job: Job, progress: Callable[[dict], None]) -> Adapter:
 
     recipe, _ = load(job.recipe)
     images = prepared(open_set(Path(job.images)), job, progress)
+    held = prepared(open_set(Path(job.held_out)), job, progress) if job.held_out else None
     depicts = [who.strip() for who in job.depicts.split(",") if who.strip()]
-    consent = gate.ask(images, Path(job.ledger), "fine-tuning", job.purpose, depicts=depicts, token=job.token)
+    _somebody(job, images, depicts)
+    depicts = [] if depicts == [NOBODY] and not _human(job.noun) else depicts
+    consent = gate.ask(images if held is None else images + held, Path(job.ledger), "fine-tuning", job.purpose, depicts=depicts, token=job.token)
     pipe = models.load_pipeline(job.model, device=_own_device(job))
-    held = open_set(Path(job.held_out)) if job.held_out else None
     return recipe(job.how(), pipe, images, Path(job.out), consent, progress=progress, latents=Path(job.latents) if job.latents else None, held_out=held)
+
+
+def _human(noun: str) -> bool:
+    return bool(PEOPLE & set(noun.lower().split()))
+
+
+def _somebody(job: Job, images: ImageSet, depicts: Sequence[str]) -> None:
+    """Raise Refused for a subject of whom nobody said who it is: whether an adult agreed can be asked of a name only."""
+    named = [column for column in ("depicts", "depicted", "person") if column in images.table and images.table[column].astype(str).str.strip().all()]
+    if job.noun and not depicts and not named:
+        raise Refused(f"a subject ({job.noun}) may be somebody: say who is shown (--depicts NAME, or a column `depicts`), with an entry in the ledger that this "
+                      "adult agreed; of a thing or an animal say --depicts nobody.")
 
 
 def prepared(images: ImageSet, job: Job, progress: Callable[[dict], None]) -> ImageSet:

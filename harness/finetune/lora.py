@@ -46,13 +46,13 @@ class Lora(Training):
     """attention, attention+convolutions (textures and backgrounds of a hand need them in small models), all, or cross-attention (keys
     and values from the caption alone)."""
     alpha: int | None = None
-    """Scale of the update in units of the rank; the rank when not given."""
+    """The update counts alpha / rank; the rank when not given."""
 
     def __post_init__(self) -> None:
         """Raise HarnessError for settings that contradict themselves."""
         super().__post_init__()
-        if self.rank < 1 or self.layers not in TARGETS:
-            raise HarnessError(f"rank must be above 0 (not {self.rank}), layers one of {', '.join(TARGETS)} (not {self.layers!r}).")
+        if self.rank < 1 or self.layers not in TARGETS or (self.alpha is not None and self.alpha < 1):
+            raise HarnessError(f"rank and alpha must be above 0 (not {self.rank}, {self.alpha}), layers one of {', '.join(TARGETS)} (not {self.layers!r}).")
 
 
 class LoraRecipe:
@@ -60,6 +60,7 @@ class LoraRecipe:
 
     name = "lora"
     weights = WEIGHTS
+    settings = Lora
 
     @contextmanager
     def attach(self, how: Lora, pipe: DiffusionPipeline, mixed: str) -> Iterator[Attached]:
@@ -69,8 +70,8 @@ class LoraRecipe:
         parts = {"unet": pipe.unet} | (text_encoders(pipe) if how.text_encoder else {})
         with frozen(pipe, mixed):
             try:
-                with torch.random.fork_rng():
-                    torch.manual_seed(how.seed)
+                with torch.random.fork_rng(devices=[]):  # peft draws on the CPU
+                    torch.default_generator.manual_seed(how.seed)
                     groups = [Group(_wrap(part, name, how), how.text_rate if name != "unet" else how.learning_rate) for name, part in parts.items()]
                 yield Attached(groups, [pipe.unet])
             finally:
@@ -79,15 +80,16 @@ class LoraRecipe:
     def export(self, how: Lora, pipe: DiffusionPipeline, manifest: dict) -> dict[str, bytes]:
         """The adapter's file: keys and LoRA metadata as diffusers writes them, our manifest beside those."""
         from safetensors import safe_open
+        from safetensors.torch import load_file
 
         parts = {"unet": pipe.unet} | (text_encoders(pipe) if how.text_encoder else {})
         given: dict[str, Any] = {}
         for name, part in parts.items():
-            given[f"{name}_lora_layers"], given[f"{name}_lora_adapter_metadata"] = _state(part, how), _config(part)
+            given[f"{name}_lora_layers"], given[f"{name}_lora_adapter_metadata"] = _state(part, how), _config(part, how)
         with tempfile.TemporaryDirectory() as folder:
             type(pipe).save_lora_weights(folder, **given)
+            tensors = {_canonical(name): tensor.clone() for name, tensor in load_file(Path(folder) / WEIGHTS).items()}
             with safe_open(Path(folder) / WEIGHTS, "pt") as file:
-                tensors = {_canonical(name): file.get_tensor(name) for name in sorted(file.keys())}
                 metadata = file.metadata()
         return {self.weights: tensor_file(tensors, metadata | {MANIFEST_KEY: json.dumps(manifest, sort_keys=True)})}
 
@@ -107,10 +109,10 @@ def text_encoders(pipe: DiffusionPipeline) -> dict[str, torch.nn.Module]:
 
 @contextmanager
 def frozen(pipe: DiffusionPipeline, mixed: str) -> Iterator[None]:
-    """No weight of the U-Net and the text encoders asks for a gradient; afterwards all is as it was, precision too."""
+    """No weight asks for a gradient, and without mixed precision all are float32, the VAE too, so that previews can be drawn; afterwards as before."""
     import torch
 
-    parts = [pipe.unet, *text_encoders(pipe).values()]
+    parts = [pipe.unet, pipe.vae, *text_encoders(pipe).values()]
     before = [(part, part.dtype, part.training, {name: p.requires_grad for name, p in part.named_parameters()}) for part in parts]
     for part in parts:
         part.requires_grad_(False).eval()
@@ -140,18 +142,20 @@ def _wrap(part: torch.nn.Module, name: str, how: Lora) -> dict[str, torch.nn.Par
 
 
 def _state(part: torch.nn.Module, how: Lora) -> dict[str, torch.Tensor]:
-    """The LoRA's tensors, in the older form of names where it has names for all of them."""
+    """The LoRA's tensors, alpha / rank multiplied in, for not every loader reads it; in the older form of names where that has names for all of them."""
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(part, adapter_name=NAME)
+    scale = (how.alpha or how.rank) / how.rank
+    state = {name: tensor * scale if "lora_B" in name else tensor for name, tensor in get_peft_model_state_dict(part, adapter_name=NAME).items()}
     # the older form has no names for convolutions, and loaders drop them in a mixture
     return convert_state_dict_to_diffusers(state) if how.layers in ("attention", "cross-attention") else state
 
 
-def _config(part: torch.nn.Module) -> dict:
-    """peft's settings; it keeps the target modules in a set, whose order differs from process to process."""
-    return {key: sorted(value) if isinstance(value, set) else value for key, value in part.peft_config[NAME].to_dict().items()}
+def _config(part: torch.nn.Module, how: Lora) -> dict:
+    """peft's settings without a path of this machine; it keeps the target modules in a set, whose order differs from process to process."""
+    settings = {key: sorted(value) if isinstance(value, set) else value for key, value in part.peft_config[NAME].to_dict().items()}
+    return settings | {"lora_alpha": how.rank, "base_model_name_or_path": None}
 
 
 def _canonical(name: str) -> str:

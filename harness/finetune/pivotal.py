@@ -55,6 +55,7 @@ class PivotalRecipe:
     """Both recipes, the words first."""
 
     name = "pivotal"
+    settings = Pivotal
     weights = WEIGHTS
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from harness import progress as showing
 from harness.consent.gate import Decision
 from harness.errors import HarnessError
-from harness.finetune import choose, record, trainer
+from harness.finetune import choose, record
 from harness.finetune.adapter import Adapter
 from harness.finetune.fit import Judge, fit
 from harness.finetune.full import Full, FullRecipe
@@ -96,34 +96,11 @@ def quality(how: QualityFull | QualityLora, pipe: DiffusionPipeline, images: Ima
                            f"picture, {MOST} at most. Choose fewer, or fine-tune with `full`.")
     recipe = FullRecipe() if isinstance(how, Full) else LoraRecipe()
     watched = _Watch(stop, out, judge, tell)
-    try:
-        return fit(recipe, how, pipe, images, out, consent, progress=watched, judge=watched.judge, rule=rule, **rest)
-    except _Enough:
-        processes = trainer.team(pipe.device.type)
-        if processes.is_main_process:
-            recipe.finish(how, pipe, out)
-            record.finish(out, _history(out / trainer.CHECKPOINT), recipe.weights, choose.choose(record.checkpoints(out), rule), tell)
-        processes.wait_for_everyone()
-        return Adapter.open(out)
-
-
-def _history(path: Path) -> list[tuple[int, float, float]]:
-    """Step, loss and learning rate of every step up to a checkpoint."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return [(int(step), value, rate) for step, value, rate in file.get_tensor("history").tolist()]
-
-
-class _Enough(Exception):
-    """The stop."""
+    return fit(recipe, how, pipe, images, out, consent, progress=progress, judge=watched.judge, rule=rule, stop=watched.enough, **rest)
 
 
 class _Watch:
-    """Stands between a training and its judge: after the checkpoint that was one too many it ends the training at the next step.
-
-    Not at once: the checkpoint is on disk by then, so that whoever is killed here ends in the same state.
-    """
+    """Stands between a training and its judge, and says when it is enough."""
 
     def __init__(self, stop: Stop, out: Path, judge: Judge, tell: Callable[[dict], None]) -> None:
         self.stop, self.out, self.asked, self.tell = stop, out, judge, tell
@@ -135,18 +112,11 @@ class _Watch:
             raise HarnessError(f"the judge says {', '.join(said) or 'nothing'} of step {step}, and not {self.stop.measure}, by which this training is stopped.")
         return said
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        """Progress; raises the stop."""
-        if event.get("stage") == "train" and "loss" in event and self.stop.over(self._values(event["step"])):
-            last = max(self._values(event["step"]))
-            self.tell({"stage": "train", "note": f"stopped after step {last}: no better {self.stop.measure} at {self.stop.patience} checkpoints in a row"})
-            raise _Enough
-        self.tell(event)
-
-    def _values(self, before: int) -> dict[int, float]:
-        """What the judge said of the checkpoints before a step, this session's and earlier ones'."""
-        if not (self.out / record.CHECKPOINTS).is_file():
-            return {}
+    def enough(self, step: int) -> bool:
+        """Is it, after this checkpoint?"""
         table = record.checkpoints(self.out)
-        rows = table[(table["measure"] == self.stop.measure) & (table["step"] < before)]
-        return dict(zip(rows["step"].astype(int), rows["estimate"], strict=True))
+        rows = table[(table["measure"] == self.stop.measure) & (table["step"] <= step)]
+        over = self.stop.over(dict(zip(rows["step"].astype(int), rows["estimate"], strict=True)))
+        if over:
+            self.tell({"stage": "train", "note": f"stopped after step {step}: no better {self.stop.measure} at {self.stop.patience} checkpoints in a row"})
+        return over

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError
 from harness.finetune.adapter import tensor_chunks
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 CHECKPOINT = "checkpoint.safetensors"
+PATIENCE = timedelta(hours=6)
+"""that processes wait for the first of them, which alone draws, judges and writes"""
 
 
 @dataclass
@@ -80,10 +84,38 @@ def generator(seed: int, step: int) -> torch.Generator:
 
 
 def team(device: str) -> Accelerator:
-    """The processes that train together: one, or those that `accelerate launch` started. Precision stays with the trainer."""
-    from accelerate import Accelerator
+    """The processes that train together: one, or those that `accelerate launch` started. Precision stays with the trainer.
 
-    return Accelerator(cpu=device == "cpu")
+    Raises HarnessError where accelerate was already set up for another kind of device, which it does once a process.
+    """
+    from accelerate import Accelerator, InitProcessGroupKwargs
+
+    try:
+        found = Accelerator(cpu=device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    except ValueError as error:
+        raise HarnessError(f"accelerate cannot be set up for {device} in this process any more ({error}); begin a new one.") from error
+    if found.device.type != device:
+        raise HarnessError(f"accelerate was set up for {found.device.type} in this process, and the model lies on {device}; begin a new one.")
+    return found
+
+
+@contextmanager
+def exact(device: str) -> Iterator[None]:
+    """Deterministic algorithms for the time of a training, where torch has them: on CPUs it is so anyway, on CUDA it was not run."""
+    import torch
+
+    if device != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(), torch.backends.cudnn.benchmark
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = before[2]
 
 
 class Loop:
@@ -101,7 +133,7 @@ class Loop:
         self.history: list[tuple[int, float, float]] = []
 
     def step(self, parts: Sequence[Callable[[], torch.Tensor]]) -> None:
-        """One optimiser step on the sum of the parts' losses. Raises HarnessError on a loss that is no number."""
+        """One optimiser step on the sum of the parts' losses. Raises HarnessError, and changes nothing, on a loss or gradient that is no number."""
         import torch
 
         step, share = len(self.history), rate(self.how, len(self.history))
@@ -110,12 +142,12 @@ class Loop:
         self.optimiser.zero_grad(set_to_none=True)
         value = sum((self._backward(part) for part in parts), torch.zeros(()))
         value = float(self._together(value))
-        if not math.isfinite(value):
-            raise HarnessError(f"the loss is no number at step {step + 1}; the last checkpoint is kept. Lower the learning rate "
-                               f"({self.how.learning_rate:g}) or raise warmup ({self.how.warmup}), and start in another folder.")
-        for parameter in self.parameters.values() if self.processes.num_processes > 1 else ():
+        for parameter in self.parameters.values():  # one that had no part in the loss is treated alike however many processes there are
             parameter.grad = self._together(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.how.max_grad_norm)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.how.max_grad_norm))
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise HarnessError(f"the {'gradient' if math.isfinite(value) else 'loss'} is no number at step {step + 1}; the last checkpoint is kept. Lower the learning rate "
+                               f"({self.how.learning_rate:g}) or raise warmup ({self.how.warmup}), and start in another folder.")
         self.optimiser.step()
         if self.attached.after_step:
             self.attached.after_step()
@@ -123,13 +155,19 @@ class Loop:
             self.average.step(self.parameters.values())
         self.history.append((step + 1, value, self.how.learning_rate * share))
 
+    def rehearse(self, parts: Sequence[Callable[[], torch.Tensor]]) -> None:
+        """The gradients of a step, computed and thrown away."""
+        for part in parts:
+            self._backward(part)
+        self.optimiser.zero_grad(set_to_none=True)
+
     def _backward(self, part: Callable[[], torch.Tensor]) -> torch.Tensor:
         """Gradients of one part of the batch are added; its loss is given back."""
         import torch
 
         with torch.autocast(self.processes.device.type, dtype=torch.bfloat16, enabled=self.mixed == "bf16"):
             value = part()
-        self.processes.backward(value)
+        value.backward()  # not accelerate's, which divides by what its environment says
         return value.detach().cpu()
 
     def _together(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -189,47 +227,55 @@ class Loop:
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors.pop(f"parameter:{name}"))
         if self.average:
-            self.average.shadow_params = [tensors.pop(f"average:{name}").to(p.device) for name, p in self.parameters.items()]
+            self.average.shadow_params = [tensors.pop(f"average:{name}").to(p.device).clone() for name, p in self.parameters.items()]
             self.average.optimization_step = len(self.history)
         for label, value in {**tensors, **plain}.items():
             key, name = label.split(":", 1)
             parameter = self.parameters[name]
             # torch keeps the step count beside the CPU whatever the parameter's device is
-            self.optimiser.state[parameter][key] = value.to(parameter.device).clone() if isinstance(value, torch.Tensor) and value.ndim else value
+            self.optimiser.state[parameter][key] = value.to(parameter.device if value.ndim else "cpu").clone() if isinstance(value, torch.Tensor) else value
 
 
 def train(loop: Loop, parts: Callable[[int], Sequence[Callable[[], torch.Tensor]]], out: Path, fingerprint: str,
-          progress: Callable[[dict], None], at_checkpoint: Callable[[int], None] | None = None) -> list[tuple[int, float, float]]:
-    """Train until the last step; returns (step from 1, loss, learning rate) of every step.
+          progress: Callable[[dict], None], at_checkpoint: Callable[[int], Any] | None = None) -> list[tuple[int, float, float]]:
+    """Train until the last step, or until `at_checkpoint(step)` says True; returns (step from 1, loss, learning rate) of every step.
 
     `parts(step)` gives the losses whose sum is the step's. Goes on from `out/checkpoint.safetensors` if it has the same
     fingerprint, and first calls `at_checkpoint` again, which may have been interrupted and knows what is done. Raises HarnessError on a loss that is no number (the last checkpoint stays) or on another run's checkpoint.
     """
     how, main = loop.how, loop.processes.is_main_process
+    loop.processes.wait_for_everyone()  # nobody is writing a cache's file any more
     for folder in (out, *out.glob("**/")) if main else ():
         sweep(folder)
     loop.processes.wait_for_everyone()
+    enough = False
     if loop.resume(out / CHECKPOINT, fingerprint):
         progress({"stage": "train", "note": f"goes on after step {len(loop.history)} from {out / CHECKPOINT}"})
-        _show(loop, at_checkpoint)
+        enough = _show(loop, at_checkpoint)
     try:
         for step in range(len(loop.history), how.steps):
+            if enough:
+                break
             loop.step(parts(step))
             _, loss, rate = loop.history[-1]
             progress({"stage": "train", "step": step + 1, "of": how.steps, "loss": loss, "learning_rate": rate})
             if (step + 1) % how.checkpoint_every == 0 or step + 1 == how.steps:
                 if main:
                     loop.save(out / CHECKPOINT, fingerprint)
-                _show(loop, at_checkpoint)
+                enough = _show(loop, at_checkpoint)
     except KeyboardInterrupt:
         progress({"stage": "train", "note": f"stopped at step {len(loop.history)}; the same call goes on from the last checkpoint"})
         raise
     return loop.history
 
 
-def _show(loop: Loop, at_checkpoint: Callable[[int], None] | None) -> None:
-    """Let the caller see the model as it is at a checkpoint; the other processes wait."""
+def _show(loop: Loop, at_checkpoint: Callable[[int], Any] | None) -> bool:
+    """Let the caller see the model as it is at a checkpoint, while the other processes wait; is it enough, for all of them?"""
+    import torch
+
+    enough = False
     if at_checkpoint and loop.processes.is_main_process:
         with loop.averaged():
-            at_checkpoint(len(loop.history))
+            enough = at_checkpoint(len(loop.history)) is True
     loop.processes.wait_for_everyone()
+    return bool(loop._together(torch.tensor(float(enough))))
