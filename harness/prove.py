@@ -50,15 +50,24 @@ PROOFS: dict[str, Proof] = {
     ),
     "kill": Proof(
         "python benchmarks/kill.py --times 50",
-        ("benchmarks/kill.py", "notebooks/00_start_here.ipynb", "harness/runs", "harness/finetune", "harness/sample", "harness/embed.py", "harness/images.py",
+        ("benchmarks/kill.py", "notebooks/00_start_here.ipynb", "harness/runs", "harness/finetune", "harness/sample", "harness/embed.py", "harness/images.py", "harness/files.py",
          *SCORERS, *(f"harness/report/{name}.py" for name in ("__init__", "evidence", "facts", "page", "seal", "words")), "harness/trials/case.py", "harness/world/weights/pipeline", "harness/world/weights/clip"),
     ),
     "runs": Proof(
         "python benchmarks/runs.py",
-        ("benchmarks/runs.py", "harness/runs", "harness/forecast", "harness/provenance.py", "harness/params.py", "harness/cli.py", "harness/images.py"),
+        ("benchmarks/runs.py", "harness/runs", "harness/forecast", "harness/provenance.py", "harness/params.py", "harness/cli.py", "harness/images.py", "harness/files.py"),
     ),
     "inference": Proof("python benchmarks/inference.py", ("benchmarks/inference.py", "harness/inference", "harness/stats.py")),
-    "resume": Proof("python benchmarks/resume.py", ("benchmarks/resume.py", "harness/finetune", "harness/images.py", "tests/tiny.py")),
+    "resume": Proof("python benchmarks/resume.py", ("benchmarks/resume.py", "harness/finetune", "harness/images.py", "harness/files.py", "tests/tiny.py")),
+    "finetune": Proof(
+        "python benchmarks/finetune.py",
+        ("benchmarks/finetune.py", "benchmarks/finetune_runs.py", "harness/finetune", "harness/conditioning.py", "harness/models.py", "harness/images.py", "harness/files.py"),
+    ),
+    "recipes": Proof(
+        "python benchmarks/recipes.py",
+        ("benchmarks/recipes.py", "harness/trials/marks.py", "harness/trials/judges.py", "harness/trials/copied.py", "harness/trials/case.py", "harness/finetune", "harness/sample",
+         "harness/stats.py", "harness/world/identity.py", "harness/world/weights/identity.safetensors", "harness/world/weights/pipeline"),
+    ),
     "near_duplicates": Proof(
         "python benchmarks/near_duplicates.py",
         ("benchmarks/near_duplicates.py", "harness/perceptual.py", *(f"harness/world/{name}.py" for name in ("artists", "colour", "hands", "people", "render", "styles"))),
