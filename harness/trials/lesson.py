@@ -56,7 +56,7 @@ class Lesson:
     """works of the artist"""
     held_out: int = 12
     """other pictures of the person, and other works, that are never trained on"""
-    steps: int = 200
+    steps: int = 150
     """training steps of each of the two"""
     rank: int = 32
     """rank of a LoRA"""
@@ -64,7 +64,7 @@ class Lesson:
     """layers of a LoRA: attention, attention+convolutions, or all"""
     learning_rate: float = 0.0
     """the highest; 0 for the recipe's own in the miniature, large models want about 1e-4"""
-    checkpoints: int = 4
+    checkpoints: int = 5
     """how often each training is looked at"""
     prompts: int = 8
     """different prompts at every look, and before and after: the clusters of every interval"""
@@ -150,10 +150,12 @@ def called(images: ImageSet, word: str, instead: str = marks.TOKEN) -> ImageSet:
     return images.assign(caption=[caption.replace(instead, word) for caption in images.table["caption"]])
 
 
-def nearest_captions(held: ImageSet, trained_on: ImageSet) -> ImageSet:
-    """Held-out pictures, each under the caption of the training set that shares most words with its own: what is compared is pictures, not wordings."""
-    known = list(dict.fromkeys(trained_on.table["caption"]))
-    return held.assign(caption=[max(known, key=lambda each: (len(set(each.split()) & set(own.split())), -known.index(each))) for own in held.table["caption"]])
+def together(*sets: ImageSet) -> ImageSet:
+    """One set of several beside each other in a folder, to ask the gate about all of them at once."""
+    import pandas as pd
+
+    folder = sets[0].folder.parent
+    return ImageSet(folder, pd.concat([each.table.assign(file=[f"{each.folder.name}/{name}" for name in each.table["file"]]) for each in sets], ignore_index=True).fillna(""))
 
 
 def squares(images: ImageSet, folder: Path, size: int = 64) -> ImageSet:

@@ -3,51 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import plots
-from harness.finetune import Adapter, fits, record
-from harness.forecast import energy
-from harness.forecast.costs import price
+from harness.finetune import Adapter, record
 from harness.images import read_table
 from harness.report import Figure
 from harness.stats import Interval
-from harness.trials.lesson import WORDS, Lesson
+from harness.trials.lesson import Lesson
 from harness.world.artists import artist, base_artists
 from harness.world.cards import credits
 
 if TYPE_CHECKING:
-    import pandas as pd
     from PIL import Image
 
-PUBLIC = (("2022, a person, on a rented GPU", 20.0, None, None, 0.40, None), ("2022, an illustrator's style", 150.0, None, None, 2.0, None),
-          ("a person, as counted in 2023", 10.0, 1.2e17, None, None, 4000.0))
-"""what others said that the same job took, in dollars; the second sum is an upper bound"""
 
-
-def costs(lesson: Lesson, trained: Mapping[str, Adapter], model: str, pictures: Mapping[str, int]) -> pd.DataFrame:
-    """What each training took, beside what is public of the same job: seconds, operations, watt-hours, money, megabytes.
-
-    Seconds are wall clock with every look at the model; operations are counted, of the training alone; energy and money are by their
-    own methods, and missing where nobody said what an hour costs.
-    """
-    import pandas as pd
-
-    rows, hour = [], price()
-    for name, adapter in trained.items():
-        took = json.loads((_folder(adapter) / record.TIMES).read_text(encoding="utf-8"))["seconds"]
-        counted = fits.predict(lesson.kind, lesson.settings(WORDS[0]), model, pictures[name]).flops
-        joules = energy.spent(None, took)["joules"]
-        weight = sum(path.stat().st_size for path in ([adapter.path] if not adapter.pipeline else adapter.pipeline.rglob("*")) if path.is_file())
-        rows.append((name, took / 60, counted, joules / energy.JOULES_PER_WH if joules else None, took / 3600 * hour if hour is not None else None, weight / 1e6))
-    return pd.DataFrame([*rows, *PUBLIC], columns=["what", "minutes", "operations", "Wh", "money", "megabytes"])
-
-
-def _folder(adapter: Adapter) -> Path:
-    """The folder of the training."""
-    return next(parent for parent in adapter.path.parents if (parent / record.TIMES).is_file())
+def took(adapter: Adapter) -> dict[str, float | int]:
+    """Seconds that a training took, with every look at the model, and bytes of what it leaves to be kept: for `finetune.costs`."""
+    folder = next(parent for parent in adapter.path.parents if (parent / record.TIMES).is_file())
+    kept = adapter.pipeline.rglob("*") if adapter.pipeline else folder.glob("*.safetensors")
+    return {"seconds": json.loads((folder / record.TIMES).read_text(encoding="utf-8"))["seconds"], "copy_bytes": sum(path.stat().st_size for path in kept if path.is_file())}
 
 
 def validation(out: Path) -> Image.Image:
