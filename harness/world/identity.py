@@ -2,25 +2,28 @@
 
 Each is a small network that maps a portrait to a unit vector of 64 numbers; two pictures are compared by their cosine. The judge of
 identity learns from people of the split `judge`, sixteen of one style at a time, so that what tells two people of a style apart is
-all that it can use. The judge of style learns from the base artists and from parametric hands of its own, none of which is an artist
-of the world. Some of what both see has been through the miniature's autoencoder, for that is how a model's drawings look. Neither is
+all that it can use. The judge of style learns from the base artists, from drawn styles that the world does not use, and from parametric
+hands of its own; none of these is an artist whom it will be asked about. Some of what both see has been through the miniature's autoencoder, for that is how a model's drawings look. Neither is
 the audit's CLIP, and neither takes part in an audit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, Sequence
 
-from harness.world.artists import HAND_STYLES, HANDS, Artist, base_artists
+from harness.world.artists import HAND_STYLES, HANDS, Artist, base_artists, definition
+from harness.world.people import Portrait
 from harness.world.training import Schedule, device, fit
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-SCHEDULE = Schedule(steps=1200, batch=64, learning_rate=1.5e-3, warmup=100, weight_decay=0.05, ema=0.995)
+SCHEDULE = Schedule(steps=800, batch=64, learning_rate=1.5e-3, warmup=100, weight_decay=0.05, ema=0.995)
+STYLE_STEPS = 500
+"""steps of the judge of style: with 1,600 it knew its own artists by heart and others less well"""
 KINDS = ("identity", "style")
 WIDTHS = (24, 48, 96, 128)
 DIM = 64
@@ -34,6 +37,12 @@ FIRST_OWN = 1000
 """number of the first of them; the world's own are 0 to HANDS - 1"""
 OWN_WORKS = 24
 """works of each"""
+OWN_STYLES = ("adventurer-neutral", "big-ears-neutral", "blobs", "constellation", "croodles-neutral", "disco", "gaze", "glass", "identicon", "initial-face",
+              "initials", "landscape", "line-face", "loops", "lorelei", "lorelei-neutral", "marbles", "patchwork", "planets", "rings", "shadows", "shape-grid",
+              "shapes", "slice", "squircles", "stack", "stripes", "triangles", "waves", "weave")
+"""drawn styles that only the judge of style learns from: by makers of base styles, or CC0; none is a variant of an unseen artist's style"""
+HAND = "judge-hand-"
+"""how the names of its own hands begin"""
 THROUGH = 6
 """every which picture is also shown as the autoencoder gives it back"""
 
@@ -108,22 +117,23 @@ def people_lessons(images: torch.Tensor, decoded: torch.Tensor, table: Any) -> L
     return Lessons(torch.stack([images, decoded]), groups)
 
 
-def hand_lessons(images: torch.Tensor, decoded: torch.Tensor, artists: Sequence[str]) -> Lessons:
-    """What the judge of style learns from: the artists, in each their works; all in one group. uint8 (n, 3, 64, 64) each."""
+def style_lessons(images: torch.Tensor, decoded: torch.Tensor, artists: Sequence[str]) -> Lessons:
+    """What the judge of style learns from: drawn artists and parametric hands, one group each, in it their works. uint8 (n, 3, 64, 64) each."""
     import torch
 
     known = {name: torch.as_tensor([i for i, each in enumerate(artists) if each == name]) for name in dict.fromkeys(artists)}
-    return Lessons(torch.stack([images, decoded]), [list(known.values())])
+    hands = [rows for name, rows in known.items() if name.startswith(HAND)]
+    return Lessons(torch.stack([images, decoded]), [[rows for name, rows in known.items() if not name.startswith(HAND)], hands])
 
 
 def own_hands() -> list[Artist]:
     """The artists that the judge of style has to itself: hands with numbers that no artist of the world has."""
     assert FIRST_OWN >= HANDS
-    return [Artist(f"judge-{i}", HAND_STYLES[i % len(HAND_STYLES)], "hand", FIRST_OWN + i) for i in range(OWN_HANDS)]
+    return [Artist(f"{HAND}{i}", HAND_STYLES[i % len(HAND_STYLES)], "hand", FIRST_OWN + i) for i in range(OWN_HANDS)]
 
 
 def own_works(progress: Callable[[dict], None]) -> tuple[torch.Tensor, list[str]]:
-    """Works of those hands over people of the split `judge`: uint8 (n, 3, 64, 64), and whose each is."""
+    """Works of its own hands, over people of the split `judge`, and of its own styles: uint8 (n, 3, 64, 64), and whose each is."""
     import numpy as np
     import torch
 
@@ -131,11 +141,22 @@ def own_works(progress: Callable[[dict], None]) -> tuple[torch.Tensor, list[str]
 
     pictures, names = [], []
     for i, artist in enumerate(own_hands(), 1):
-        for portrait in portraits(artist, "judge", OWN_WORKS, seed=i, each=1):
-            pictures.append(np.asarray(draw(artist, portrait)))
-            names.append(artist.name)
+        pictures += [np.asarray(draw(artist, portrait)) for portrait in portraits(artist, "judge", OWN_WORKS, seed=i, each=1)]
+        names += [artist.name] * OWN_WORKS
         progress({"stage": "hands", "step": i, "of": OWN_HANDS})
+    for style in OWN_STYLES:
+        pictures += [np.asarray(each) for each in _drawn(style)]
+        names += [style] * OWN_WORKS
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), names
+
+
+def _drawn(style: str) -> Iterator[Any]:
+    """Works of a drawn style that the world has no table for, as PIL images."""
+    from dicebear import Avatar, Style
+
+    drawn = Style(definition(style))
+    for i in range(OWN_WORKS):
+        yield Portrait(str(Avatar(drawn, {"seed": f"judge/{i}"})), style, i, {}).image()
 
 
 def decode(vae: Any, images: torch.Tensor) -> torch.Tensor:
@@ -151,27 +172,36 @@ def decode(vae: Any, images: torch.Tensor) -> torch.Tensor:
 
 
 def build(folder: Path, images: torch.Tensor, table: Any, vae: Any, progress: Callable[[dict], None], how: Schedule = SCHEDULE) -> tuple[Any, list[dict[str, float]]]:
-    """Train both judges on uint8 images (n, 3, 64, 64) of the split `judge` and their table; (judges, curve).
+    """Train both judges, one after the other, on uint8 images (n, 3, 64, 64) of the split `judge` and their table; (judges, curve of both).
 
-    Saves `folder/identity.safetensors` (half precision). A killed training goes on from its checkpoint.
+    Saves `folder/identity.safetensors` (half precision). A killed training goes on from its checkpoint. The shipped judge of identity
+    comes from an earlier form of this loop, in which both learned together for 1,200 steps.
     """
     import torch
 
-    torch.manual_seed(how.seed)
-    model = torch.nn.ModuleDict({kind: network(kind) for kind in KINDS}).to(device())
     others, names = own_works(progress)
-    every = base_rows(table)
-    decoded, decoded_others = decode(vae, images), decode(vae, others)
+    decoded, every = decode(vae, images), base_rows(table)
     lessons = {"identity": people_lessons(images, decoded, table),
-               "style": hand_lessons(torch.cat([images[every], others]), torch.cat([decoded[every], decoded_others]), [*table.artist.iloc[every], *names])}
+               "style": style_lessons(torch.cat([images[every], others]), torch.cat([decoded[every], decode(vae, others)]), [*table.artist.iloc[every], *names])}
+    schedules = {"identity": how, "style": replace(how, steps=STYLE_STEPS if how == SCHEDULE else how.steps)}
+    parts = {kind: learn(kind, lessons[kind], schedules[kind], folder / kind, progress) for kind in KINDS}
+    model = torch.nn.ModuleDict({kind: part for kind, (part, _) in parts.items()})
+    save(folder / "identity.safetensors", model)
+    return model.eval(), [row | {"judge": kind} for kind, (_, curve) in parts.items() for row in curve]
+
+
+def learn(kind: str, lessons: Lessons, how: Schedule, folder: Path, progress: Callable[[dict], None]) -> tuple[Any, list[dict[str, float]]]:
+    """Train one judge; (network, curve)."""
+    import torch
+
+    torch.manual_seed(how.seed)
+    model = network(kind).to(device())
 
     def loss(generator: torch.Generator, step: int) -> torch.Tensor:
-        drawn = {kind: lessons[kind].draw(how.batch, generator) for kind in KINDS}
-        return sum(contrast(vectors(model[kind], kind, x), labels.to(device())) for kind, (x, labels) in drawn.items())
+        x, labels = lessons.draw(how.batch, generator)
+        return contrast(vectors(model, kind, x), labels.to(device()))
 
-    curve = fit(model, loss, how, folder, progress, "identity")
-    save(folder / "identity.safetensors", model)
-    return model.eval(), curve
+    return model, fit(model, loss, how, folder, progress, kind)
 
 
 def base_rows(table: Any) -> list[int]:
