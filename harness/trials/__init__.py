@@ -8,6 +8,9 @@ forger     ways to rewrite a ledger's history, tried on copies
 sources    finished runs that a dossier is made from, taken only as they were when they ended (notebook 08)
 dossier    one signed report out of finished runs, with what goes along and what stays at home
 tampering  ways to cheat on a sealed report, tried on copies
+marks      a person or a hand is learned, and judges that took no other part mark every checkpoint (notebook 02)
+judges     those judges, loaded, and how well they tell people and hands apart
+copied     near-duplicates of training pictures, beyond those among pictures that copy nothing
 controls   the case for other unseen artists: the null of the style question
 score      how good the miniature models are, on people that they never met
 cli        `harness world`
