@@ -31,7 +31,7 @@ RECIPES = ("lora", "full", "textual_inversion", "pivotal", "cross_attention")
 WORDS = ("<person>", "<hand>")
 """the new words of the recipes that learn one"""
 HAND = cases.TOKEN
-"""what captions call the hand, where no new word is learnt"""
+"""what the captions of a case call the hand; the lesson puts its own word there"""
 LEARNS_WORDS = ("textual_inversion", "pivotal")
 HIGH, WIDE = 96, 144
 """pixels of a photo, in which the person stands somewhere"""
@@ -48,15 +48,15 @@ class Lesson:
     """lora, full, textual_inversion, pivotal or cross_attention"""
     drawn_by: str = "artist-07"
     """pseudonym of the base artist in whose hand the person is drawn"""
-    artist: str = "artist-60"
+    artist: str = "artist-57"
     """pseudonym of the artist whose hand is learnt, which no model has met"""
     photos: int = 12
     """photos of the person"""
     works: int = 24
     """works of the artist"""
-    held_out: int = 12
+    held_out: int = 20
     """other pictures of the person, and other works, that are never trained on"""
-    steps: int = 150
+    steps: int = 120
     """training steps of each of the two"""
     rank: int = 32
     """rank of a LoRA"""
@@ -64,9 +64,9 @@ class Lesson:
     """layers of a LoRA: attention, attention+convolutions, or all"""
     learning_rate: float = 0.0
     """the highest; 0 for the recipe's own in the miniature, large models want about 1e-4"""
-    checkpoints: int = 5
+    checkpoints: int = 4
     """how often each training is looked at"""
-    prompts: int = 8
+    prompts: int = 10
     """different prompts at every look, and before and after: the clusters of every interval"""
     sampling_steps: int = 12
     """denoising steps"""
@@ -140,9 +140,9 @@ def works(lesson: Lesson, folder: Path) -> tuple[ImageSet, ImageSet]:
     return cases.pictures(lesson.hand, folder)
 
 
-def words(lesson: Lesson, rare: str) -> tuple[str, str]:
-    """What the person and the hand are called: the rare word and the token of the cases, or new words where the recipe learns them."""
-    return WORDS if lesson.recipe in LEARNS_WORDS else (rare, HAND)
+def words(lesson: Lesson, rare: Sequence[str]) -> tuple[str, str]:
+    """What the person and the hand are called: a rare word each, or new words where the recipe learns them."""
+    return WORDS if lesson.recipe in LEARNS_WORDS else (rare[0], rare[1])
 
 
 def called(images: ImageSet, word: str, instead: str = marks.TOKEN) -> ImageSet:
